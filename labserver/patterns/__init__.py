@@ -1,0 +1,5 @@
+"""The subject, a module per topic: plain FastAPI, asyncio and the card's packages, complete on one screen.
+
+Nothing of ours is imported here but `settings`. Each module holds a `router` and its state; the stage loads a fresh
+copy of the module for every server, so that no server sees another's state.
+"""

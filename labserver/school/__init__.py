@@ -1,0 +1,1 @@
+"""Exercises: built from solutions, checked over the wire, hinted at, graded."""

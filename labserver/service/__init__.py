@@ -1,0 +1,1 @@
+"""The production app: what `labserver serve` runs."""

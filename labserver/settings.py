@@ -1,0 +1,65 @@
+"""Every setting and limit of the lab, once: its name, its unit, and why it has this value.
+
+Values come from environment variables with the prefix `LABSERVER_`, else from the defaults below. Endpoints receive
+them through `Depends(get_settings)`, so that one server can be given others (`start(settings=...)`); no other module
+reads the environment for a limit.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from labserver.errors import LabError
+
+__all__ = ["Settings", "get_settings"]
+
+
+class Settings(BaseSettings):
+    """The lab's settings; immutable. `Settings(sse_interval=0.1)` makes a copy of the defaults with one changed."""
+
+    model_config = SettingsConfigDict(env_prefix="LABSERVER_", frozen=True, extra="forbid")
+
+    llm: Literal["fake", "anthropic"] = Field(
+        "fake", description="Which LLM endpoint is asked. A key in the environment changes nothing by itself."
+    )
+    model: str = Field("claude-sonnet-4-6", description="The model's name. No notebook names it.")
+    redis_url: str | None = Field(None, description="A broker of your own; unset, the lab starts an embedded Valkey.")
+    secret: SecretStr | None = Field(
+        None, description="Signs tokens; 32 bytes or more (RFC 7518, 3.2). Unset, each server of the stage makes one."
+    )
+    token_audience: str = Field("labserver", description="The `aud` claim of tokens, when none is named.")
+    token_ttl: float = Field(3600.0, gt=0, description="Seconds a token is valid: long enough for one lab session.")
+    home: Path = Field(
+        Path.home() / ".labserver", description="Folder for a participant's progress; nothing else is kept."
+    )
+    require: str = Field("", description='"all" makes a missing real part a failure of the tests and not a skip.')
+
+    message_max_bytes: int = Field(
+        1 << 20, gt=0, description="Largest WebSocket message, bytes: uvicorn's 16 MiB let one client hold 16 MiB each."
+    )
+    start_timeout: float = Field(10.0, gt=0, description="Seconds a server may take to start before it is given up.")
+    stop_timeout: float = Field(5.0, gt=0, description="Seconds a server may take to stop before it is abandoned.")
+    tape_max_bytes: int = Field(
+        16 << 20, gt=0, description="Bytes one tape keeps; what passes after that is forwarded and counted, not kept."
+    )
+    sse_interval: float = Field(
+        0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."
+    )
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read from the environment once.
+
+    Raises:
+        LabError: if a variable holds a value that does not fit; the sentence names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise LabError(f"LABSERVER_{name}: {first['msg']}. Correct or unset this environment variable.") from None

@@ -1,0 +1,68 @@
+"""What a notebook needs to stage an experiment: a server, a tape of its wire, claims about what was seen.
+
+The names below are the whole public interface. Each is imported on first use, so that `import labserver.stage` is
+quick and a notebook pays only for what it stages.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labserver.stage.claims import at_least, at_most, between, claim, predict, reveal
+    from labserver.stage.lab import lab_app
+    from labserver.stage.loops import allow_asyncio_run
+    from labserver.stage.panel import page
+    from labserver.stage.rich import Picture
+    from labserver.stage.server import LiveServer, rescue, start
+    from labserver.stage.source import compare, show
+    from labserver.stage.tape import Tape
+
+_HOMES = {
+    "LiveServer": "server",
+    "Picture": "rich",
+    "Tape": "tape",
+    "allow_asyncio_run": "loops",
+    "at_least": "claims",
+    "at_most": "claims",
+    "between": "claims",
+    "claim": "claims",
+    "compare": "source",
+    "lab_app": "lab",
+    "page": "panel",
+    "predict": "claims",
+    "rescue": "server",
+    "reveal": "claims",
+    "show": "source",
+    "start": "server",
+}
+
+__all__ = [
+    "LiveServer",
+    "Picture",
+    "Tape",
+    "allow_asyncio_run",
+    "at_least",
+    "at_most",
+    "between",
+    "claim",
+    "compare",
+    "lab_app",
+    "page",
+    "predict",
+    "rescue",
+    "reveal",
+    "show",
+    "start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
