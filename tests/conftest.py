@@ -1,0 +1,74 @@
+"""What every test shares: a private world on disk, the rule for real parts, and the order of the last test.
+
+The private world (temporary files, progress, kernels' folders) is made when this file is loaded, before any test,
+server or kernel starts, so that `test_nothing_left.py` can say what the whole run left behind.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WORLD = Path(tempfile.mkdtemp(prefix="labserver-tests-"))
+TMP = WORLD / "tmp"  # temporary files of the run; empty at its end
+PRIVATE = {
+    "TMPDIR": TMP,
+    "LABSERVER_HOME": WORLD / "home",
+    "IPYTHONDIR": WORLD / "ipython",
+    "JUPYTER_RUNTIME_DIR": WORLD / "jupyter",
+}
+
+for _name, _folder in PRIVATE.items():
+    _folder.mkdir()
+    os.environ[_name] = str(_folder)
+os.environ["LABSERVER_LLM"] = "fake"
+tempfile.tempdir = str(TMP)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(WORLD, ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test that looks for leftovers behind everything else, notebooks included."""
+    items.sort(key=lambda item: item.path.name == "test_nothing_left.py")
+
+
+def demand(what: str, available: bool, sentence: str) -> None:
+    """Skip with `sentence` when the real part `what` is missing; fail instead under LABSERVER_REQUIRE=all."""
+    if available:
+        return
+    message = f"{what} is missing: {sentence}"
+    if os.environ.get("LABSERVER_REQUIRE") == "all":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[[str], None]:
+    """Return `require(part)`: skip the test, or fail it under LABSERVER_REQUIRE=all, when a real part is missing.
+
+    Parts are the names of `labserver.stage.parts.PARTS`: "chromium", "nginx", "broker", "nats".
+    """
+
+    def check(name: str) -> None:
+        from labserver.stage.parts import find
+
+        part = find(name)
+        demand(name, part.available, part.reason)
+
+    return check
+
+
+@pytest.fixture
+def chromium(require: Callable[[str], None]) -> str:
+    """The path of a Chromium or Chrome that starts without a screen."""
+    from labserver.stage.parts import find
+
+    require("chromium")
+    return find("chromium").detail
