@@ -3,3 +3,8 @@
 Nothing of ours is imported here but `settings`. Each module holds a `router` and its state; the stage loads a fresh
 copy of the module for every server, so that no server sees another's state.
 """
+
+__all__ = ["TOPICS"]
+
+TOPICS = ("websocket_basics", "server_sent_events")
+"""The topics in the order of the notebooks; their routes are added in this order."""
