@@ -24,7 +24,7 @@ check itself broke, which is our fault; `timeout`: its deadline passed; `never r
 ReportVerdict = Literal[
     "solved", "partial", "wrong", "not attempted", "no answer", "crashed", "timed out", "not checked"
 ]
-"""How one answer ended. `solved`: full marks; `partial`: some points; `wrong`: none; `not attempted`: still the starter;
+"""How one answer ended. `solved`: full marks; `partial`: some points; `wrong`: none; `not attempted`: the starter;
 `no answer`: no readable answer was found; `crashed`: it did not run or start; `timed out`: the whole deadline passed
 before a check ended; `not checked`: we failed, and a teacher has to look."""
 
@@ -144,7 +144,7 @@ def summarise(
     reason: str = "",
     misconception: str = "",
 ) -> Report:
-    """Add up the checks of one answer that ran: `solved`, `partial` or `wrong`, or `timed out` when none came to an end.
+    """Add up the checks of an answer that ran: `solved`, `partial` or `wrong`, or `timed out` when none ended.
 
     A check that never ran earns nothing and keeps the report from being `solved`.
     """

@@ -1,0 +1,220 @@
+"""Run an exercise's checks against a served answer, in a process of their own, within one deadline.
+
+The process is `python -m pytest` with `plugin`. What it wrote until it ended, or was ended, becomes one `Report`. Nothing
+is judged by its exit code or its standard error; a check without a result is a failure.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import SystemRandom
+from time import monotonic, sleep
+from typing import Any, cast
+
+from labserver.errors import LabError
+from labserver.school.catalogue import Exercise, exercise
+from labserver.school.checking import Check
+from labserver.school.verdicts import CheckResult, CheckVerdict, Report, summarise
+
+__all__ = ["CHECKS_TIMEOUT", "AnswerDied", "answer_command", "run_checks", "serving", "wait_announced"]
+
+CHECKS_TIMEOUT = 60.0
+"""Seconds for all checks of one exercise: a right answer takes 3, one that never answers up to 40."""
+
+_OPTIONS = ("-q", "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
+_SEEDS = SystemRandom()
+
+
+class AnswerDied(LabError):
+    """The answer could not be served; the sentence says why."""
+
+
+def run_checks(
+    url: str,
+    exercise_id: str,
+    *,
+    timeout: float = CHECKS_TIMEOUT,
+    seed: int | None = None,
+    files: Sequence[Path] | None = None,
+) -> Report:
+    """Run the checks against a server and report.
+
+    Args:
+        url: where the answer is served, `http://host:port`.
+        exercise_id: for instance `01_websocket_basics`.
+        timeout: seconds for everything; checks that had no turn by then are `never ran`.
+        seed: repeats the payloads of an earlier report; None draws one.
+        files: files of checks in place of the exercise's own.
+
+    Raises:
+        LabError: if there is no such exercise.
+    """
+    known = exercise(exercise_id)
+    chosen = _SEEDS.randrange(1, 1 << 31) if seed is None else seed
+    with tempfile.TemporaryDirectory(prefix="labserver-checks-") as folder:
+        results = Path(folder) / "results.jsonl"
+        output = _pytest(list(files or [known.check_file]), url, results, chosen, timeout)
+        lines = _lines(results)
+    return _report(known, lines, chosen, output)
+
+
+def _pytest(files: list[Path], url: str, results: Path, seed: int, timeout: float) -> str:
+    """Run pytest to its end or the deadline; return the last of what it printed, for our own faults."""
+    command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "labserver.school.plugin", "-c", os.devnull]
+    command += ["-o", "python_functions=check_*", "--rootdir", str(results.parent)]
+    command += ["--answer-url", url, "--answer-results", str(results), "--answer-seed", str(seed)]
+    command += [str(file) for file in files]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    for variable in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        environment.pop(variable, None)
+    with (results.parent / "output.txt").open("w+b") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=results.parent,
+            start_new_session=True,
+        )
+        _wait_or_kill(process, timeout)
+        output.seek(0)
+        return output.read()[-2000:].decode(errors="replace")
+
+
+def _wait_or_kill(process: "subprocess.Popen[bytes]", timeout: float) -> None:
+    """Wait; leave no process behind, whether it ends, hangs, or we are interrupted."""
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _lines(results: Path) -> list[dict[str, Any]]:
+    """The result lines; a last line cut short by the kill is dropped."""
+    if not results.exists():
+        return []
+    found = []
+    for line in results.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+def _report(known: Exercise, lines: list[dict[str, Any]], seed: int, output: str) -> Report:
+    if not any(line["kind"] == "plan" for line in lines):
+        last = output.strip().rpartition("\n")[2]
+        reason = f"The checks could not start, which is no fault of the answer: {last}"
+        return Report(known.id, "not checked", reason, 0, known.max_points, seed=seed)
+    results = tuple(_result(check, lines) for check in known.checks)
+    report = summarise(known.id, results, seed=seed)
+    if broken := next((result for result in results if result.verdict == "error"), None):
+        reason = f"A check broke, which is no fault of the answer: {broken.name}: {broken.seen}"
+        return Report(known.id, "not checked", reason, report.points, report.max_points, results, seed=seed)
+    return summarise(known.id, results, seed=seed, misconception=known.misconception_of(report.failed))
+
+
+def _result(check: Check, lines: list[dict[str, Any]]) -> CheckResult:
+    """Fold the runs of one check into its result; the first run that failed is the one shown."""
+    mine = [line for line in lines if line.get("name") == check.name]
+    runs = [line for line in mine if line["kind"] == "result" and line["outcome"] != "settled"]
+    hung = sum(line["kind"] == "start" for line in mine) > sum(line["kind"] == "result" for line in mine)
+    verdict = _verdict([run["outcome"] for run in runs], check.repeat, hung)
+    shown: Mapping[str, Any] = next((run for run in runs if run["outcome"] != "passed"), {})
+    seen = str(shown.get("seen", ""))
+    if verdict in ("timeout", "never ran") and not seen:
+        seen = "no end within the time for all checks" if verdict == "timeout" else "the time was up before its turn"
+    return CheckResult(
+        name=check.name,
+        points=check.points,
+        earned=check.points if verdict == "passed" else 0,
+        verdict=verdict,
+        title=check.title,
+        seen=seen,
+        expected=str(shown.get("expected", "")) or ("" if verdict == "passed" else check.title),
+        hint=check.hint,
+        tape_text=str(shown.get("tape_text", "")),
+        tape_svg=str(shown.get("tape_svg", "")),
+        seconds=sum(float(run["seconds"]) for run in runs),
+    )
+
+
+def _verdict(outcomes: list[str], repeat: int, hung: bool) -> CheckVerdict:
+    if "error" in outcomes:
+        return "error"
+    if hung:
+        return "timeout"
+    if not outcomes:
+        return "never ran"
+    if all(outcome == "passed" for outcome in outcomes):
+        return "passed" if len(outcomes) == repeat else "never ran"
+    if "passed" in outcomes:
+        return "unstable"
+    return cast(CheckVerdict, outcomes[0])
+
+
+def answer_command(module: Path, object_name: str, announce: Path) -> list[str]:
+    """The command that serves an answer's module file; pass `stdin=PIPE`, whose end is its end."""
+    entry = ["-m", "labserver.school.serve_answer", str(module)]
+    return [sys.executable, *entry, "--object", object_name, "--announce", str(announce)]
+
+
+def wait_announced(announce: Path, process: "subprocess.Popen[bytes]", timeout: float) -> str:
+    """Wait until the served answer has announced its port; return its URL.
+
+    Raises:
+        AnswerDied: if it fails to start, ends or is not up within `timeout` seconds; the sentence says which.
+    """
+    ends = monotonic() + timeout
+    while True:
+        over = process.poll() is not None
+        if announce.exists():
+            told = json.loads(announce.read_text(encoding="utf-8"))
+            if "error" in told:
+                raise AnswerDied(str(told["error"]))
+            return f"http://127.0.0.1:{told['port']}"
+        if over:
+            raise AnswerDied(f"The answer's process ended by itself (exit code {process.returncode}) before it served.")
+        if monotonic() > ends:
+            raise AnswerDied(f"The answer did not start to serve within {timeout:g} s.")
+        sleep(0.01)
+
+
+@contextmanager
+def serving(source: str, object_name: str, *, timeout: float = 15.0) -> Iterator[str]:
+    """Serve a module's source in a child process for the length of the block; yield its URL.
+
+    For the participant's own machine: no limits and no scrubbed environment here, `grade` has those.
+
+    Raises:
+        AnswerDied: if it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="labserver-answer-") as folder:
+        module, announce = Path(folder) / "answer.py", Path(folder) / "announce.json"
+        module.write_text(source, encoding="utf-8")
+        with (Path(folder) / "output.txt").open("wb") as output:
+            process = subprocess.Popen(
+                answer_command(module, object_name, announce),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
+            )
+            try:
+                yield wait_announced(announce, process, timeout)
+            finally:
+                _wait_or_kill(process, 0)

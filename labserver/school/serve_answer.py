@@ -1,0 +1,134 @@
+"""Serve one answer: execute its module file, find its app, serve it on a port of its own, say which.
+
+    python -m labserver.school.serve_answer MODULE.py --object app --announce FILE
+
+The announcement is one JSON object, `{"port": 40001}` or `{"error": "one sentence"}`, put in place by a rename so that
+nobody reads half of it. The process ends with its standard input.
+"""
+
+import argparse
+import asyncio
+import json
+import linecache
+import os
+import socket
+import sys
+import traceback
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from labserver.errors import LabError
+from labserver.school.lifeline import end_with_owner
+
+__all__ = ["asgi_problem", "main", "what_was_raised"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until standard input ends; return 1 when the answer cannot be served."""
+    parser = argparse.ArgumentParser(prog="labserver.school.serve_answer", description="Serve one answer.")
+    parser.add_argument("module", type=Path)
+    parser.add_argument("--object", default="app")
+    parser.add_argument("--announce", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    end_with_owner()
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        try:
+            app = _load(options.module, options.object)
+            asyncio.run(_serve(app, listener, options.announce))
+        except LabError as error:
+            _announce(options.announce, {"error": str(error)})
+            return 1
+    return 0
+
+
+def asgi_problem(value: Any, name: str = "app") -> str:
+    """Return one sentence on why this object cannot be served, or ""."""
+    if value is None:
+        return f"`{name}` is None: run your answer cell, which has to define it, and pass the app itself."
+    if value is Ellipsis:
+        return f"`{name}` is still `...`: write your answer in its place."
+    if isinstance(value, type):
+        return f"`{name}` is the class {value.__name__}: pass an instance, for instance {value.__name__}()."
+    if isinstance(value, ModuleType):
+        return f"`{name}` is a module: pass the FastAPI app that it defines."
+    if type(value).__name__ == "APIRouter":
+        return f"`{name}` is an APIRouter: include it in a FastAPI() app and pass that app."
+    if not callable(value) or not _takes_three(value):
+        return f"`{name}` is {_a(type(value).__name__)}: it has to be an app, for instance FastAPI()."
+    return ""
+
+
+def what_was_raised(error: BaseException, filename: str) -> str:
+    """Return `NameError: name 'x' is not defined (line 3: x)`, the line being the last one in that file."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno}: {(error.text or '').strip()})"
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == filename]
+    return f"{text} (line {frames[-1].lineno}: {frames[-1].line})" if frames else text
+
+
+def _takes_three(value: Any) -> bool:
+    """Whether it can be called as ASGI calls: scope, receive, send."""
+    try:
+        signature(value).bind({}, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _load(path: Path, object_name: str) -> Any:
+    """Execute the module and return its app.
+
+    Raises:
+        LabError: if it raises, exits, or defines no app.
+    """
+    source = path.read_text(encoding="utf-8")
+    module = ModuleType("answer")
+    module.__file__ = str(path)
+    sys.modules["answer"] = module
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        raise LabError(f"The answer raised {what_was_raised(error, str(path))}.") from None
+    if not hasattr(module, object_name):
+        raise LabError(f"The answer does not define `{object_name}`.")
+    app = getattr(module, object_name)
+    if problem := asgi_problem(app, object_name):
+        raise LabError(problem)
+    return app
+
+
+async def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        LabError: if the app's start-up fails.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    if not server.started:
+        raise LabError("The app's start-up failed: look at its lifespan.")
+    _announce(announce, {"port": listener.getsockname()[1]})
+    await serving
+
+
+def _announce(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
