@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     )
     start_timeout: float = Field(10.0, gt=0, description="Seconds a server may take to start before it is given up.")
     stop_timeout: float = Field(5.0, gt=0, description="Seconds a server may take to stop before it is abandoned.")
+    log_records: int = Field(
+        2000, gt=0, description="Messages, and exceptions, that a server of the stage keeps: a lesson's worth."
+    )
+    shutdown_grace: int = Field(
+        10, ge=0, description="Seconds `serve` lets open streams end after SIGTERM: uvicorn's default waits for ever."
+    )
     tape_max_bytes: int = Field(
         16 << 20, gt=0, description="Bytes one tape keeps; what passes after that is forwarded and counted, not kept."
     )

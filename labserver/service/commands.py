@@ -1,0 +1,119 @@
+"""The commands `labserver serve` and `labserver token`.
+
+`serve` binds its socket before uvicorn starts, so that a port in use is one sentence and not a traceback.
+"""
+
+import errno
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from labserver.errors import LabError
+from labserver.service.tokens import mint, secret_of
+from labserver.settings import Settings, get_settings
+
+__all__ = ["serve", "token"]
+
+APP = "labserver.service.app:create_app"
+BACKLOG = 2048  # connections that may wait to be accepted: uvicorn's own default
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that serve. More than one requires LABSERVER_SECRET.")
+    ] = 1,
+) -> None:
+    """Serve the production app until SIGINT or SIGTERM.
+
+    So far the service keeps nothing in memory that workers would have to share, so any number of them serves the same
+    thing. Engines (--engine), and with them the refusal of several workers on the memory engine, are not here yet.
+    """
+    settings = get_settings()
+    if workers > 1 or settings.secret is not None:  # workers must agree on it, and a bad one must not wait for a login
+        secret_of(settings)
+    listener = _bind(host, port)
+    try:
+        _run(listener, workers, settings)
+    finally:
+        listener.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket that child processes inherit.
+
+    Raises:
+        LabError: if the port is in use, may not be taken, or the address is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise LabError(f"Cannot listen on {host} ({error.strerror}); name an address with --host.") from None
+    try:
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)  # bind alone leaves two servers that use SO_REUSEADDR unaware of each other
+    except OSError as error:
+        listener.close()
+        raise LabError(_why(error, host, port)) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _why(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} on {host} is in use; stop what serves there, or choose another with --port (0: a free one)."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {port} may not be taken by this user; choose one above 1023 with --port."
+    return f"Cannot listen on {host} port {port} ({error.strerror}); choose others with --host and --port."
+
+
+def _run(listener: socket.socket, workers: int, settings: Settings) -> None:
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    config = uvicorn.Config(
+        APP,
+        factory=True,
+        workers=workers,
+        ws="websockets-sansio",
+        ws_max_size=settings.message_max_bytes,
+        ws_per_message_deflate=False,  # a fan-out to 1,000 sockets costs 4-6 times as much with it
+        timeout_graceful_shutdown=settings.shutdown_grace,
+    )
+    shown, port = listener.getsockname()[:2]
+    typer.echo(f"Serving on http://{f'[{shown}]' if ':' in shown else shown}:{port}", err=True)
+    server = uvicorn.Server(config)
+    try:
+        if workers > 1:
+            Multiprocess(config, target=server.run, sockets=[listener]).run()
+        else:
+            server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down
+        return
+    if workers == 1 and not server.started:
+        raise typer.Exit(3)  # uvicorn has logged why
+
+
+def token(
+    user: Annotated[str, typer.Argument(help="Who the token is for: its `sub` claim.")],
+    ttl: Annotated[float | None, typer.Option(help="Seconds it is valid. [default: LABSERVER_TOKEN_TTL, 3600]")] = None,
+    aud: Annotated[
+        str | None, typer.Option(help="Its audience. [default: LABSERVER_TOKEN_AUDIENCE, labserver]")
+    ] = None,
+) -> None:
+    """Print a token for USER, signed with the server's secret (LABSERVER_SECRET)."""
+    settings = get_settings()
+    seconds = settings.token_ttl if ttl is None else ttl
+    if not user.strip():
+        raise LabError("USER is empty; name whom the token is for.")
+    if not 0 < seconds < float("inf"):
+        raise LabError("--ttl must be a positive number of seconds.")
+    typer.echo(mint(user, secret=secret_of(settings), ttl=seconds, audience=aud or settings.token_audience))
