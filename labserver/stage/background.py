@@ -16,6 +16,8 @@ __all__ = ["loop", "run", "stop", "submit"]
 
 T = TypeVar("T")
 
+SETTLE = 1.0  # seconds for the `finally` blocks of cancelled tasks
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
@@ -28,8 +30,7 @@ def loop() -> asyncio.AbstractEventLoop:
         if _loop is not None and _thread is not None and _thread.is_alive():
             return _loop
         ready = threading.Event()
-        # asyncio's own loop and not the policy's: nest_asyncio and uvloop leave this one alone
-        _loop = asyncio.SelectorEventLoop()
+        _loop = asyncio.SelectorEventLoop()  # on every platform: taps want sockets, never subprocesses
         _thread = threading.Thread(target=_serve, args=(_loop, ready), name="labserver-background", daemon=True)
         _thread.start()
         ready.wait()
@@ -93,12 +94,12 @@ def _serve(loop: asyncio.AbstractEventLoop, ready: threading.Event) -> None:
             loop.close()
 
 
-async def _settle(timeout: float = 1.0) -> None:
-    """Give the cancelled tasks and open generators `timeout` seconds to run their `finally` blocks."""
+async def _settle() -> None:
+    """Give the cancelled tasks and open generators time to run their `finally` blocks."""
     loop = asyncio.get_running_loop()
     others = asyncio.all_tasks(loop) - {asyncio.current_task()}
     if others:
-        await asyncio.wait(others, timeout=timeout)
+        await asyncio.wait(others, timeout=SETTLE)
     await loop.shutdown_asyncgens()
 
 

@@ -1,0 +1,168 @@
+"""The lab's own app: every pattern at its usual path, every broken twin as an app of its own under `/broken/<name>`.
+
+Each module is executed afresh for each app, so that its state (rooms, logs, counters) belongs to one server and
+re-running a notebook starts clean. Patterns and twins know nothing of this; only the stage mounts them.
+"""
+
+import pkgutil
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+
+import labserver.broken
+import labserver.patterns
+from labserver.errors import LabError
+from labserver.settings import Settings
+from labserver.stage.server import give_settings
+
+__all__ = ["Twin", "fresh", "lab_app", "topics", "twins"]
+
+_importing = threading.RLock()
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A broken twin as the lab's index lists it.
+
+    Attributes:
+        name: its module's name in `labserver.broken`.
+        pattern: whose twin it is.
+        wrong: what is wrong, in one line.
+        needs_process: whether it may freeze its process, so that only `start(process=True)` serves it.
+    """
+
+    name: str
+    pattern: str
+    wrong: str
+    needs_process: bool
+
+    @property
+    def path(self) -> str:
+        """Where its routes begin."""
+        return f"/broken/{self.name}"
+
+
+def topics(package: ModuleType = labserver.patterns) -> list[str]:
+    """Return the names of the patterns' modules: in the order of `TOPICS` where the package has one, then by name."""
+    found = _names(package)
+    order = [name for name in getattr(package, "TOPICS", ()) if name in found]
+    return order + [name for name in found if name not in order]
+
+
+def twins(package: ModuleType = labserver.broken) -> list[tuple[Twin, ModuleType]]:
+    """Return every broken twin with a fresh copy of its module, by name."""
+    return [(_twin(name, module), module) for name, module in _load(package, _names(package))]
+
+
+def fresh(name: str) -> ModuleType:
+    """Execute the module `name` once more and return the copy; what others imported under that name stays as it is.
+
+    Raises:
+        LabError: there is no such module.
+    """
+    spec = find_spec(name)
+    if spec is None or spec.loader is None:
+        raise LabError(f"There is no module {name!r}: is labserver installed whole?")
+    module = module_from_spec(spec)
+    with _importing:
+        imported = sys.modules.get(name)
+        sys.modules[name] = module  # dataclasses and pydantic look up their module's names here while it is executed
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            if imported is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = imported
+    return module
+
+
+def lab_app(
+    settings: Settings | None = None,
+    *,
+    needs_process: bool | None = None,
+    patterns: ModuleType = labserver.patterns,
+    broken: ModuleType = labserver.broken,
+) -> FastAPI:
+    """Return a new lab's app with a state of its own.
+
+    Args:
+        settings: what `Depends(get_settings)` gives in it; None leaves the process's settings.
+        needs_process: whether to mount the twins that may freeze their process; None means: in a child process only.
+        patterns: the package of the patterns.
+        broken: the package of the twins.
+    """
+    if needs_process is None:
+        from labserver.stage import process
+
+        needs_process = process.in_child()
+    known = twins(broken)
+    mounted = {twin.name: _twin_app(twin, module) for twin, module in known if needs_process or not twin.needs_process}
+    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(list(mounted.values())))
+    for _, module in _load(patterns, topics(patterns)):
+        app.include_router(module.router)
+    for name, part in mounted.items():
+        app.mount(f"/broken/{name}", part, name=name)
+    _add_index(app, [twin for twin, _ in known])
+    give_settings(app, settings)
+    return app
+
+
+def _names(package: ModuleType) -> list[str]:
+    return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+
+
+def _load(package: ModuleType, names: list[str]) -> Iterator[tuple[str, ModuleType]]:
+    for name in names:
+        module = fresh(f"{package.__name__}.{name}")
+        if hasattr(module, "router"):
+            yield name, module
+
+
+def _twin(name: str, module: ModuleType) -> Twin:
+    return Twin(name, module.PATTERN, module.WRONG, bool(getattr(module, "NEEDS_PROCESS", False)))
+
+
+def _twin_app(twin: Twin, module: ModuleType) -> FastAPI:
+    app = FastAPI(title=twin.name, description=twin.wrong, middleware=getattr(module, "middleware", None))
+    app.include_router(module.router)
+    return app
+
+
+def _lifespan_of(parts: list[FastAPI]) -> Any:
+    """Return a lifespan that runs those of mounted apps, which Starlette leaves alone."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for part in parts:
+                await stack.enter_async_context(part.router.lifespan_context(part))
+            yield
+
+    return lifespan
+
+
+def _add_index(app: FastAPI, known: list[Twin]) -> None:
+    """List the twins, and say why one that is known does not answer."""
+    by_name = {twin.name: twin for twin in known}
+
+    @app.get("/broken")
+    def index() -> list[dict[str, str | bool]]:
+        return [
+            {"name": t.name, "path": t.path, "pattern": t.pattern, "wrong": t.wrong, "needs_process": t.needs_process}
+            for t in known
+        ]
+
+    @app.api_route("/broken/{name}", include_in_schema=False)
+    @app.api_route("/broken/{name}/{path:path}", include_in_schema=False)
+    def not_mounted(name: str, path: str = "") -> None:
+        if name in by_name:
+            raise HTTPException(503, f"{name} may freeze its process: serve it with start(process=True).")
+        raise HTTPException(404, f"There is no broken twin {name}: /broken lists them.")
