@@ -6,6 +6,7 @@
 import errno
 import socket
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -90,15 +91,13 @@ def _run(listener: socket.socket, workers: int, settings: Settings) -> None:
     )
     shown, port = listener.getsockname()[:2]
     typer.echo(f"Serving on http://{f'[{shown}]' if ':' in shown else shown}:{port}", err=True)
-    server = uvicorn.Server(config)
-    try:
-        if workers > 1:
-            Multiprocess(config, target=server.run, sockets=[listener]).run()
-        else:
-            server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down
+    if workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
         return
-    if workers == 1 and not server.started:
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
+        server.run(sockets=[listener])
+    if not server.started:
         raise typer.Exit(3)  # uvicorn has logged why
 
 
