@@ -1,0 +1,158 @@
+"""Notebooks in a real JupyterLab, seen by a real browser: a fresh copy, "Run All", and live panels near and far.
+
+Two JupyterLabs run: one as on a reader's own machine, one as behind a hub (a base URL, another host's name). A notebook
+that one has run and saved is a stranger's for the other, as after a fresh clone.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Frame
+from real_jupyter import HUB_HOST, Jupyter, Notebook, browser, jupyter, open_notebook
+from scratch_notebooks import EVENTS_WANTED, write_notebook
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = sorted((HERE.parent.parent / "notebooks").glob("*.ipynb"))
+HUB_BASE = "/hub/user/ana/"
+PANEL = "panel.ipynb"
+LIVE = 20_000  # ms for the first events of a panel
+
+pytestmark = [pytest.mark.real("chromium"), pytest.mark.asyncio(loop_scope="module")]
+shared = pytest_asyncio.fixture(scope="module", loop_scope="module")
+
+
+@shared
+async def chrome(tmp_path_factory: pytest.TempPathFactory, require: Callable[[str], None]) -> AsyncIterator[Browser]:
+    require("chromium")
+    async with browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@shared
+async def near(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Jupyter]:
+    """JupyterLab on the reader's own machine."""
+    async with jupyter(tmp_path_factory.mktemp("near")) as running:
+        yield running
+
+
+@shared
+async def hub(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Jupyter]:
+    """JupyterLab under a base URL."""
+    async with jupyter(tmp_path_factory.mktemp("hub"), base_url=HUB_BASE) as running:
+        yield running
+
+
+@shared
+async def opened(request: pytest.FixtureRequest, chrome: Browser, near: Jupyter) -> AsyncIterator[Notebook]:
+    """A fresh copy of one notebook, its pictures beside it, open and never run."""
+    shutil.copytree(request.param.parent, near.root / "notebooks", dirs_exist_ok=True)
+    async with open_notebook(chrome, near, f"notebooks/{request.param.name}") as notebook:
+        yield notebook
+
+
+async def assert_pictures_shown(notebook: Notebook) -> None:
+    """Every picture that the outputs hold is in the page, decoded, of a visible size, and described."""
+    expected = sum(cell.pictures for cell in await notebook.cells())
+    shown = await notebook.pictures()
+    assert expected >= 1
+    assert len(shown) >= expected
+    for picture in shown:
+        assert picture.natural_width > 0, picture
+        assert picture.width > 0, picture
+        assert picture.height > 0, picture
+        assert picture.alt.strip(), picture
+
+
+async def assert_ran(notebook: Notebook) -> None:
+    cells = await notebook.run_all()
+    assert [cell for cell in cells if cell.errors] == []
+    assert [cell.source for cell in cells if cell.execution_count is None or cell.running] == []
+
+
+def each_notebook(test: Callable[..., object]) -> Callable[..., object]:
+    """Run `test` once per notebook of the lab."""
+    return pytest.mark.parametrize("opened", NOTEBOOKS, ids=[file.stem for file in NOTEBOOKS], indirect=True)(test)
+
+
+@each_notebook
+async def test_fresh_copy_shows_its_pictures_before_anything_runs(opened: Notebook) -> None:
+    cells = await opened.cells()
+    assert not any(cell.trusted for cell in cells if cell.has_output)
+    await assert_pictures_shown(opened)
+
+
+@each_notebook
+async def test_run_all_finishes_without_an_error_and_shows_the_pictures(opened: Notebook) -> None:
+    await assert_ran(opened)
+    await assert_pictures_shown(opened)
+
+
+async def address_of_live_feed(panel: Frame) -> tuple[str, str]:
+    """Wait until events and frames have really come; return where from: the addresses of both."""
+    await panel.wait_for_function(
+        "wanted => Number(document.querySelector('#events')?.value) >= wanted"
+        " && Number(document.querySelector('#frames')?.value) >= 3",
+        arg=EVENTS_WANTED,
+        timeout=LIVE,
+    )
+    addresses = await panel.evaluate("() => window.labAddresses")
+    return addresses["events"], addresses["frames"]
+
+
+@shared
+async def strangers_panel(chrome: Browser, hub: Jupyter, near: Jupyter) -> tuple[str, str]:
+    """Run the panel behind the hub, save it, hand the file to the other JupyterLab; return the feed's addresses."""
+    write_notebook(hub.root / PANEL)
+    async with open_notebook(chrome, hub, PANEL, host=HUB_HOST) as notebook:
+        await assert_ran(notebook)
+        await assert_pictures_shown(notebook)
+        addresses = await address_of_live_feed(await notebook.panel())
+        await notebook.save()
+    shutil.copy(hub.root / PANEL, near.root / PANEL)
+    return addresses
+
+
+async def test_panel_behind_a_hub_is_live_through_the_proxy(hub: Jupyter, strangers_panel: tuple[str, str]) -> None:
+    proxy = f"://{HUB_HOST}:{hub.port}{HUB_BASE}proxy/"
+    events, frames = strangers_panel
+    assert events.startswith(f"http{proxy}")
+    assert events.endswith("/events")
+    assert frames.startswith(f"ws{proxy}")
+    assert frames.endswith("/ws")
+
+
+async def test_panel_of_a_stranger_shows_a_picture_and_runs_nothing(
+    chrome: Browser, near: Jupyter, strangers_panel: tuple[str, str]
+) -> None:
+    async with open_notebook(chrome, near, PANEL) as notebook:
+        cells = await notebook.cells()
+        assert not any(cell.trusted for cell in cells if cell.has_output)
+        await assert_pictures_shown(notebook)
+        described = [picture.alt for picture in await notebook.pictures()]
+        assert "The feed, drawn." in described
+        assert await notebook.page.locator(".jp-OutputArea-output iframe").count() == 0
+        assert await notebook.page.locator(".jp-OutputArea-output script").count() == 0
+
+
+async def test_panel_on_the_readers_machine_is_live_directly(chrome: Browser, near: Jupyter) -> None:
+    write_notebook(near.root / "own" / PANEL)
+    async with open_notebook(chrome, near, f"own/{PANEL}") as notebook:
+        await assert_ran(notebook)
+        events, frames = await address_of_live_feed(await notebook.panel())
+        for address, scheme in ((events, "http"), (frames, "ws")):
+            assert address.startswith(f"{scheme}://127.0.0.1:")
+            assert f":{near.port}/" not in address
+
+
+async def test_panel_takes_the_proxy_when_localhost_is_not_the_kernels_machine(chrome: Browser, near: Jupyter) -> None:
+    """As in a container: the page is on localhost, but of the container's ports only Jupyter's is reachable."""
+    write_notebook(near.root / "container" / PANEL)
+    async with open_notebook(chrome, near, f"container/{PANEL}") as notebook:
+        await notebook.allow_only_port(near.port)
+        await assert_ran(notebook)
+        events, frames = await address_of_live_feed(await notebook.panel())
+        assert events.startswith(f"{near.url}proxy/")
+        assert frames.startswith(f"ws{near.url.removeprefix('http')}proxy/")
