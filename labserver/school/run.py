@@ -1,7 +1,7 @@
 """Run an exercise's checks against a served answer, in a process of their own, within one deadline.
 
-The process is `python -m pytest` with `plugin`. What it wrote until it ended, or was ended, becomes one `Report`. Nothing
-is judged by its exit code or its standard error; a check without a result is a failure.
+The process is `python -m pytest` with `plugin`. What it wrote until it ended, or was ended, becomes one `Report`.
+Nothing is judged by its exit code or its standard error; a check without a result is a failure.
 """
 
 import json

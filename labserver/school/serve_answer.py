@@ -7,9 +7,9 @@ nobody reads half of it. The process ends with its standard input.
 """
 
 import argparse
-import asyncio
 import json
 import linecache
+import logging
 import os
 import socket
 import sys
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         try:
             app = _load(options.module, options.object)
-            asyncio.run(_serve(app, listener, options.announce))
+            _serve(app, listener, options.announce)
         except LabError as error:
             _announce(options.announce, {"error": str(error)})
             return 1
@@ -105,23 +105,32 @@ def _load(path: Path, object_name: str) -> Any:
     return app
 
 
-async def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
-    """Serve until cancelled.
+def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
+    """Serve until this process ends.
 
     Raises:
-        LabError: if the app's start-up fails.
+        LabError: if the app's start-up fails, with what it raised.
     """
     import uvicorn
 
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.005)
+    class Announcing(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _announce(announce, {"port": listener.getsockname()[1]})
+
+    messages: list[str] = []
+    logger = logging.getLogger("uvicorn.error")
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    server = Announcing(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server.run([listener])
     if not server.started:
-        raise LabError("The app's start-up failed: look at its lifespan.")
-    _announce(announce, {"port": listener.getsockname()[1]})
-    await serving
+        raised = next(
+            (text.strip().rpartition("\n")[2] for text in messages if "Traceback" in text), "see its lifespan"
+        )
+        raise LabError(f"The app's start-up failed: {raised}.")
 
 
 def _announce(path: Path, value: dict[str, Any]) -> None:

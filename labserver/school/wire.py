@@ -1,4 +1,4 @@
-"""The clients that checks are written with: real WebSocket and HTTP, each wait with a deadline, each failure a sentence.
+"""The clients that checks are written with: real WebSocket and HTTP, waits with deadlines, failures as sentences.
 
 Whatever the answer under test does to a client here ends as `Failed(seen, expected)`; anything else that is raised is a
 fault of the check. Payloads come from `answer.random`, seeded per run, check and round.
@@ -102,10 +102,10 @@ class Peer:
         if not close.reason.strip():
             raise Failed(f"close {code} without a reason", expected)
 
-    async def over(self) -> bool:
-        """Wait until the server has ended this connection in any way; False when it did not in time."""
+    async def over(self, wait: float = WAIT) -> bool:
+        """Wait until the server has ended this connection in any way; False when it did not in time (seconds)."""
         try:
-            async with asyncio.timeout(WAIT):
+            async with asyncio.timeout(wait):
                 while True:
                     await self._connection.recv()
         except ConnectionClosed:

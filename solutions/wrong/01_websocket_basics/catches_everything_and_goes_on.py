@@ -1,0 +1,37 @@
+"""Misconception: a server that catches every exception is a robust one."""
+
+from fastapi import FastAPI, WebSocket
+
+FAILS = {
+    "many_sums",
+    "clients_apart",
+    "binary_closes_1003",
+    "not_json_closes_1007",
+    "wrong_shape_closes_1007",
+    "online_after_close_and_cut",
+    "online_after_wrong_frames",
+}
+
+app = FastAPI()
+online = 0
+
+
+@app.get("/online")
+async def count_online():
+    return {"online": online}
+
+
+@app.websocket("/ws/sum")
+async def add(websocket: WebSocket):
+    global online
+    await websocket.accept()
+    online += 1
+    try:
+        while True:
+            try:
+                data = await websocket.receive_json()
+                await websocket.send_json({"sum": data["a"] + data["b"]})
+            except Exception:
+                continue
+    finally:
+        online -= 1
