@@ -85,6 +85,7 @@ class Child:
         self._grace = float(options.get("timeout_graceful_shutdown") or 0)
         self._report: dict[str, Any] = {}
         self._reported = threading.Event()
+        self._stopping = False
         order = _Order(target, settings, options, log.limit)
         try:
             self._order = pickle.dumps(order)
@@ -131,6 +132,7 @@ class Child:
         """Ask the child to stop, and kill it and what it started if it does not; return whether it is gone."""
         if self._process is None:
             return True
+        self._stopping = True
         self._write(b"stop\n")
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + PATIENCE)
@@ -163,6 +165,9 @@ class Child:
                     self._report = report
                     self._reported.set()
         self._reported.set()  # the child ended: nothing more will come
+        if "port" in self._report and not self._stopping:
+            code = self._process.wait() if self._process is not None else None
+            self.log.add(f"The server's process ended by itself, with exit code {code}.")
 
     def _read_output(self, pipe: IO[bytes]) -> None:
         with pipe:

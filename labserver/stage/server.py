@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import inspect
 import os
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -62,7 +63,7 @@ class _InThread:
         self._grace = options.get("timeout_graceful_shutdown") or 0
         self._engine = Engine(app, log, options)
         self.address, self.tls = self._engine.address, self._engine.tls
-        self._thread = threading.Thread(target=self._engine.run, name=f"labserver-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"labserver-{name}", daemon=True)
 
     @property
     def alive(self) -> bool:
@@ -113,6 +114,10 @@ class _InThread:
     def submit(self, coro: Coroutine[Any, Any, Any]) -> "Future[Any]":
         """Start `coro` on the server's loop."""
         return self._engine.submit(coro)
+
+    def _run(self) -> None:
+        with contextlib.suppress(Freed):  # it may arrive when the loop turns again
+            self._engine.run()
 
     def _ended(self, seconds: float) -> bool:
         self._thread.join(seconds)
@@ -372,18 +377,23 @@ def rescue() -> Html:
     """Stop every server and child process and end every tape; return what was done. For a lab that got stuck."""
     with _lock:
         done = [(live.name, live.kind, live.stop()) for _, live in sorted(_servers.items())]
+    rows = [(name, kind, "stopped" if ended else "did not end: restart the kernel") for name, kind, ended in done]
+    return _report(rows, _end_taps())
+
+
+def _end_taps() -> int:
+    tap = sys.modules.get("labserver.stage.tap")  # imported with the first tape
+    ended = tap.close_all() if tap is not None else 0
     background.stop()
-    return _report(
-        [(name, kind, "stopped" if ended else "did not end: restart the kernel") for name, kind, ended in done]
-    )
+    return int(ended)
 
 
-def _report(rows: list[tuple[str, str, str]]) -> Html:
-    if not rows:
-        return Html("<p>No server was running.</p>", "No server was running.")
-    html = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    head = "<tr><th>server</th><th>ran in a</th><th>now</th></tr>"
-    return Html(f"<table>{head}{html}</table>", "\n".join(f"{name} ({kind}): {now}" for name, kind, now in rows))
+def _report(rows: list[tuple[str, str, str]], taps: int) -> Html:
+    lines = [f"{name} ({kind}): {now}" for name, kind, now in rows] or ["No server was running."]
+    if taps:
+        lines.append(f"{taps} open tape{'s' if taps > 1 else ''}: ended")
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return Html(f"<ul>{items}</ul>", "\n".join(lines))
 
 
 def _stop_all() -> None:
