@@ -39,22 +39,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name == "test_nothing_left.py")
 
 
-def demand(what: str, available: bool, sentence: str) -> None:
-    """Skip with `sentence` when the real part `what` is missing; fail instead under LABSERVER_REQUIRE=all."""
-    if available:
-        return
-    message = f"{what} is missing: {sentence}"
-    if os.environ.get("LABSERVER_REQUIRE") == "all":
-        pytest.fail(message, pytrace=False)
-    pytest.skip(message)
+@pytest.fixture(scope="session")
+def demand() -> Callable[[str, bool, str], None]:
+    """Return `demand(what, available, sentence)`: skip when `what` is missing; fail under LABSERVER_REQUIRE=all."""
+
+    def check(what: str, available: bool, sentence: str) -> None:
+        message = f"{what} is missing: {sentence}"
+        if not available and os.environ.get("LABSERVER_REQUIRE") == "all":
+            pytest.fail(message, pytrace=False)
+        if not available:
+            pytest.skip(message)
+
+    return check
 
 
 @pytest.fixture(scope="session")
-def require() -> Callable[[str], None]:
-    """Return `require(part)`: skip the test, or fail it under LABSERVER_REQUIRE=all, when a real part is missing.
-
-    Parts are the names of `labserver.stage.parts.PARTS`: "chromium", "nginx", "broker", "nats".
-    """
+def require(demand: Callable[[str, bool, str], None]) -> Callable[[str], None]:
+    """Return `require(part)`: `demand` for a real part, named as in `labserver.stage.parts.PARTS`."""
 
     def check(name: str) -> None:
         from labserver.stage.parts import find
