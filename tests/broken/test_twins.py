@@ -5,9 +5,9 @@ from importlib import import_module
 from types import ModuleType
 
 import pytest
-from labserver.stage.source import difference
 
 from labserver import broken, patterns
+from labserver.stage.source import difference
 
 TWINS = [import_module(f"labserver.broken.{module.name}") for module in pkgutil.iter_modules(broken.__path__)]
 
