@@ -6,19 +6,21 @@ what it is, plain httpx, websockets or curl; only its URL is the tape's.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal
 
 from labserver.errors import LabError
 from labserver.settings import get_settings
-from labserver.stage import background, twin
+from labserver.stage import background, ladder, lanes, microscope, twin
 from labserver.stage.rich import Picture
 from labserver.stage.tap import Tap
-from labserver.stage.wire import MESSAGES, Sender, WireEvent, parse
+from labserver.stage.wire import MESSAGES, Sender, WireEvent, parse, parse_chunks
 
 __all__ = ["Tape", "WireEvent", "tapes"]
 
 _SETTLE = 2.0  # seconds that late frames are waited for when the block ends
+_MAGNIFIED = ("text", "bytes", "ping", "pong", "close", "event", "comment", "fields", "line", "body", "lost", "error")
 Layout = Literal["auto", "ladder", "lanes"]
 
 
@@ -187,8 +189,74 @@ class Tape:
         panel = twin.lanes(self.events, names)
         return twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
 
+    def show(
+        self,
+        headline: str | None = None,
+        note: str | None = None,
+        layout: Layout = "auto",
+        *,
+        names: Sequence[str] | None = None,
+        counts: bool = True,
+        keepalives: Literal["once", "between"] = "once",
+        idle_limit: float | None = None,
+    ) -> Picture:
+        """Return the picture of the tape.
+
+        Args:
+            headline: the finding as a sentence; computed from the events when None.
+            note: the line under it, what was done or how to read it.
+            layout: "ladder" (a row per frame, time down) for who and in which order, "lanes" (time to the right) for
+                how long; "auto" takes the ladder for WebSockets that follow one another and lanes for all else.
+            names, counts, keepalives: see `text`.
+            idle_limit: seconds of silence after which a proxy would hang up; draws its idle clock (lanes only).
+        """
+        panel = twin.lanes(self.events, names)
+        words = twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
+        if _is_ladder(layout, [panel]):
+            return ladder.draw(self.name, [("", panel)], words, headline, note)
+        return lanes.draw(self.name, [("", panel)], words, headline, note, idle_limit)
+
+    def bytes(
+        self, *numbers: int, chunk: bool = False, headline: str | None = None, note: str | None = None
+    ) -> Picture:
+        """Return the bytes of messages with each part named: frames, events, comments, lines, bodies.
+
+        Args:
+            numbers: which, in the order of `events` without opens and ends, from 0; negative ones count from the end.
+                The first when none is given.
+            chunk: count the chunks of HTTP answers instead, the last and empty one too.
+
+        Raises:
+            LabError: if there is no such message.
+        """
+        found = self.chunks if chunk else [event for event in self.events if event.raw and event.kind in _MAGNIFIED]
+        try:
+            chosen = [found[number] for number in numbers or (0,)]
+        except IndexError:
+            what = "chunk" if chunk else "message"
+            count = len(found)
+            raise LabError(f"There is no such {what}: the tape holds {count}, so use 0 to {count - 1}.") from None
+        return microscope.draw(self.name, chosen, headline, note)
+
+    @property
+    def chunks(self) -> list[WireEvent]:
+        """The chunks of HTTP/1.1 answers: framing that no client shows."""
+        found = [event for talk in list(self._tap.talks) for event in parse_chunks(talk)]
+        return sorted(found, key=lambda event: event.at)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return self.show()._repr_mimebundle_()
+
     def __repr__(self) -> str:
         return self.text()
+
+
+def _is_ladder(layout: Layout, panels: Sequence[Sequence[twin.Lane]]) -> bool:
+    """Choose the ladder for WebSockets one after the other, each with a single lane."""
+    if layout != "auto":
+        return layout == "ladder"
+    single = all(len(panel) == 1 for panel in panels)
+    return single and all(each.upgrade for panel in panels for lane in panel for each in lane.exchanges)
 
 
 def _close_code(exchange: twin.Exchange) -> int | None:
@@ -200,6 +268,37 @@ def _close_code(exchange: twin.Exchange) -> int | None:
     return None
 
 
-def tapes(headline: str, *panels: tuple[str, Tape], note: str | None = None) -> Picture:
-    """Return several tapes as panels of one picture on one time axis: broken beside mended."""
-    raise NotImplementedError
+def tapes(
+    headline: str | None,
+    *panels: tuple[str, Tape],
+    note: str | None = None,
+    name: str | None = None,
+    layout: Layout = "auto",
+    counts: bool = True,
+    keepalives: Literal["once", "between"] = "once",
+    idle_limit: float | None = None,
+) -> Picture:
+    """Return several tapes as panels of one picture on one time axis: broken beside mended, each from its first byte.
+
+    Args:
+        headline: the finding as a sentence; computed when None.
+        panels: head and tape. A tape of one lane is named by its head; words in parentheses at its end go under it.
+        name: the figure's name, first line of the text; the first tape's by default.
+        note, layout, counts, keepalives, idle_limit: see `Tape.show`.
+    """
+    found = [(head, twin.lanes(tape.events)) for head, tape in panels]
+    figure = name or (panels[0][1].name if panels else "tapes")
+    if _is_ladder(layout, [panel for _, panel in found]):
+        words = twin.text(figure, found, counts=counts, keepalives=keepalives)
+        return ladder.draw(figure, found, words, headline, note)
+    named = [_named(head, panel) for head, panel in found]
+    words = twin.text(figure, named, counts=counts, keepalives=keepalives)
+    return lanes.draw(figure, named, words, headline, note, idle_limit)
+
+
+def _named(head: str, panel: list[twin.Lane]) -> tuple[str, list[twin.Lane]]:
+    """Let a panel's head be the name of its only lane."""
+    if len(panel) != 1:
+        return head, panel
+    title, _, sub = head.partition(" (")
+    return "", [replace(panel[0], name=title, sub=sub.removesuffix(")"))]

@@ -29,8 +29,10 @@ __all__ = [
     "Read",
     "Sender",
     "WireEvent",
+    "close_name",
     "elide",
     "parse",
+    "parse_chunks",
     "sse_blocks",
 ]
 
@@ -97,6 +99,7 @@ class WireEvent:
         frames: the frames of a WebSocket message, one by one.
         id: an SSE event's id, None if it had none.
         name: an SSE event's type ("message" by default), the path of a request, the code or status of an answer.
+        arrivals: of a body, when its pieces came, seconds, and how many bytes each; timing decides, pictures show it.
     """
 
     at: float
@@ -112,6 +115,7 @@ class WireEvent:
     frames: tuple[bytes, ...] = field(default=(), repr=False)
     id: str | None = None
     name: str = ""
+    arrivals: tuple[tuple[float, int], ...] = field(default=(), repr=False)
 
     @property
     def shown(self) -> str:
@@ -179,6 +183,19 @@ class _Stream:
             return (0, 0.0)
         return self._stamps[min(bisect_left(self._limits, max(end, 1)), len(self._stamps) - 1)]
 
+    def arrivals(self, spans: "list[tuple[int, int, bool, bool]]") -> tuple[tuple[float, int], ...]:
+        """Return when the bytes of `spans` came, and how many each time."""
+        sums: dict[float, int] = {}
+        for at, length, _, _ in spans:
+            stop = at + length
+            while at < stop:
+                index = bisect_right(self._limits, at)
+                piece = min(stop, self._limits[index]) - at
+                when = self._stamps[index][1]
+                sums[when] = sums.get(when, 0) + piece
+                at += piece
+        return tuple(sums.items())
+
 
 class _Collector:
     """Collects the events of one connection with what sorts them: the read in which each was complete."""
@@ -186,6 +203,7 @@ class _Collector:
     def __init__(self, talk: Conversation) -> None:
         self.talk = talk
         self.exchange = 1
+        self.chunks: list[WireEvent] = []
         self._rows: list[tuple[int, int, WireEvent]] = []
 
     def add(self, stream: _Stream, end: int, kind: str, label: str = "", note: str = "", **more: object) -> None:
@@ -204,6 +222,15 @@ class _Collector:
 
 def parse(talk: Conversation) -> list[WireEvent]:
     """Return the events of one recorded connection, in the order in which they were complete on the wire."""
+    return _parse(talk)[0]
+
+
+def parse_chunks(talk: Conversation) -> list[WireEvent]:
+    """Return the chunks (RFC 9112, 7.1) of one connection's answers; they are framing, not events."""
+    return _parse(talk)[1]
+
+
+def _parse(talk: Conversation) -> tuple[list[WireEvent], list[WireEvent]]:
     out = _Collector(talk)
     client, server = _Stream(talk, "client"), _Stream(talk, "server")
     try:
@@ -215,7 +242,7 @@ def parse(talk: Conversation) -> list[WireEvent]:
         at = max((read.at for read in talk.reads), default=0.0)
         note = "what passed after this was forwarded, not kept"
         events.append(WireEvent(at, talk.number, out.exchange, "server", "full", "tape full", note))
-    return events
+    return events, out.chunks
 
 
 # --- HTTP/1.1 -------------------------------------------------------------------------------------------------------
@@ -269,6 +296,7 @@ def _http(out: _Collector, talk: Conversation, client: _Stream, server: _Stream)
             _websocket(out, talk, client, at_client, server, at_server, response.header(b"sec-websocket-extensions"))
             return
         _add_status(out, server, response, refused=upgrade)
+        _chunks(out, server, response)
         _body(out, server, response)
         if not _finish(out, client, server, response):
             return
@@ -510,7 +538,29 @@ def _body(out: _Collector, server: _Stream, response: _Head) -> None:
         label = _preview(body.data) if body.readable else "coded"
         note = f"{size} bytes of body"
         end = body.wire(size)
-        out.add(server, end, "body", label, note, size=size, raw=body.data, data=body.data)
+        pieces = server.arrivals(response.spans)
+        out.add(server, end, "body", label, note, size=size, raw=body.data, data=body.data, arrivals=pieces)
+
+
+def _chunks(out: _Collector, server: _Stream, response: _Head) -> None:
+    """Put the chunks of a body together again, each with its size line and its end."""
+    if "chunked" not in response.header(b"transfer-encoding").lower():
+        return
+    start, body = response.body_start, 0
+    for at, length, _, last in response.spans:
+        body += length
+        if last:
+            stop = at + length + 2
+            _, when = server.stamp(stop)
+            raw = server.data[start:stop]
+            label = _preview(raw)
+            chunk = WireEvent(when, out.talk.number, out.exchange, "server", "chunk", label, size=body, raw=raw)
+            out.chunks.append(replace(chunk, data=raw[len(raw) - 2 - body : -2]))
+            start, body = stop, 0
+    if response.complete:
+        raw = server.data[start : response.stop]
+        _, when = server.stamp(response.stop)
+        out.chunks.append(WireEvent(when, out.talk.number, out.exchange, "server", "chunk", "last chunk", raw=raw))
 
 
 def sse_blocks(data: bytes) -> Iterator[tuple[int, int, list[tuple[int, bytes]]]]:

@@ -1,0 +1,183 @@
+"""What a recording tells, in sentences computed from its events: the headline and the alternative text."""
+
+from collections.abc import Sequence
+
+from labserver.stage.drawing import duration
+from labserver.stage.twin import Exchange, Lane, is_keepalive
+from labserver.stage.wire import WireEvent, close_name, elide
+
+__all__ = ["describe", "ending_words", "headline", "ladder_words"]
+
+_DATA = ("text", "bytes", "event", "line")
+
+
+def headline(lanes: Sequence[Lane]) -> str:
+    """Return the finding as a sentence; the author of a notebook may well know a better one."""
+    found = [exchange for lane in lanes for exchange in lane.exchanges]
+    if not found:
+        return "Nothing passed"
+    if len(lanes) > 1:
+        return _crowd(lanes)
+    if len(found) > 1:
+        return _again(found)
+    return _websocket(found[0]) if found[0].upgrade else _http(found[0])
+
+
+def _websocket(exchange: Exchange) -> str:
+    answer, ending = exchange.answer, exchange.ending
+    if any(event.name == "refused" for event in exchange.events):
+        return "Nobody answers: the connection is refused"
+    if any(event.name == "garbage" for event in exchange.events):
+        return "Something else than WebSocket frames went over the wire"
+    if answer is None:
+        return "The handshake is never answered"
+    if not exchange.websocket:
+        return f"The handshake is refused: {answer.label}"
+    up, down = _sent(exchange, "client"), _sent(exchange, "server")
+    if ending is not None and ending.kind == "cut":
+        if ending.sender == "client":
+            return f"The client is gone without a close frame, after {_count(up + down, 'message')}"
+        return f"No close frame: after {_count(up + down, 'message')} the client sees 1006"
+    closes = [event for event in exchange.events if event.kind == "close"]
+    if closes and closes[0].name != "1000":
+        code = int(closes[0].name)
+        return f"The {closes[0].sender} closes with {code}: {_reason(closes[0], code)}"
+    if up == down:
+        body = "frames both ways" if up else "no message"
+        return f"One handshake, then {_count(up, 'message') + ' each way' if up else body}"
+    return f"One handshake, then {_count(up, 'message')} to the server and {down} back"
+
+
+def _reason(close: WireEvent, code: int) -> str:
+    payload = close.data[2:] if isinstance(close.data, bytes) else b""
+    return elide(payload.decode(errors="replace"), 40) if payload else close_name(code)
+
+
+def _http(exchange: Exchange) -> str:
+    answer, ending = exchange.answer, exchange.ending
+    if any(event.name == "refused" for event in exchange.events):
+        return "Nobody answers: the connection is refused"
+    if any(event.name == "garbage" for event in exchange.events):
+        return "Something else than HTTP went over the wire"
+    if answer is None:
+        return "The request is never answered"
+    if answer.name[:1] in "45":
+        body = next((e for e in exchange.events if e.kind == "body" and e.sender == "server"), None)
+        return f"The server answers {answer.label}" + (f": {elide(body.label, 40)}" if body else "")
+    count = _arrived(exchange)
+    failed = next((event for event in exchange.events if event.shown == "error"), None)
+    if failed is not None:
+        what = "record" if failed.kind == "line" else "event"
+        return f"{count}, then an error {what} ends the stream"
+    if ending is None:
+        return f"{count}, and the stream is still open"
+    return f"{count}, then {_ending(ending)}"
+
+
+def _arrived(exchange: Exchange) -> str:
+    noun = {"event": "event", "line": "row"}.get(exchange.stream, "")
+    if noun:
+        kinds = ("event", "line")
+        count = sum(e.kind in kinds and e.shown != "error" and e.sender == "server" for e in exchange.events)
+        return f"{_count(count, noun)} {'arrives' if count == 1 else 'arrive'}"
+    size = sum(event.size for event in exchange.events if event.kind == "body" and event.sender == "server")
+    return f"{_count(size, 'byte')} {'arrives' if size == 1 else 'arrive'}"
+
+
+def _ending(ending: WireEvent) -> str:
+    if ending.kind == "cut":
+        return "the connection is cut"
+    return "the client leaves" if ending.label == "client leaves" else "the stream ends cleanly"
+
+
+def _again(found: list[Exchange]) -> str:
+    """One client, several requests: a reconnect tells from where it resumed."""
+    later = found[1:]
+    resumed = [e.request.note for e in later if e.request is not None and e.request.note.startswith("Last-Event-ID")]
+    if resumed:
+        if len(resumed) > 1:
+            return f"The client comes back {len(resumed)} times, each time with its Last-Event-ID"
+        return f"The stream ends early; the client resumes with {resumed[0]}"
+    if all(exchange.upgrade for exchange in found):
+        return f"{len(found)} conversations, one after the other"
+    cut = sum(1 for exchange in found if exchange.ending is not None and exchange.ending.kind == "cut")
+    asked = f"The client asks {'twice' if len(found) == 2 else f'{len(found)} times'}"
+    return f"{asked}; {cut} of the answers {'is' if cut == 1 else 'are'} cut" if cut else asked
+
+
+def _crowd(lanes: Sequence[Lane]) -> str:
+    events = [event for lane in lanes for event in lane.events]
+    count = sum(event.kind in _DATA and event.sender == "server" for event in events)
+    cut = sum(1 for lane in lanes for e in lane.exchanges if e.ending is not None and e.ending.kind == "cut")
+    text = f"{len(lanes)} clients, {_count(count, 'message')} to them"
+    return f"{text}; {_count(cut, 'connection')} cut" if cut else text
+
+
+def describe(lanes: Sequence[Lane], span: float) -> str:
+    """Return the alternative text of lanes: how many, how long, and what happened in each, in order."""
+    parts = [f"{_number(len(lanes))} {'lane' if len(lanes) == 1 else 'lanes'}, 0 to {duration(span)}."]
+    for lane in lanes[:8]:
+        words = [_exchange_words(exchange) for exchange in lane.exchanges[:4]]
+        more = len(lane.exchanges) - 4
+        words += [f"and {more} more requests"] if more > 0 else []
+        parts.append(f"{lane.name.capitalize() if len(lanes) == 1 else lane.name}: {'; then '.join(words)}.")
+    if len(lanes) > 8:
+        parts.append(f"{len(lanes) - 8} more lanes.")
+    return " ".join(parts)
+
+
+def _exchange_words(exchange: Exchange) -> str:
+    words = []
+    request = exchange.request
+    if request is not None:
+        resumed = f" with {request.note}" if request.note.startswith("Last-Event-ID") else ""
+        words.append(f"{request.label}{resumed} at {duration(request.at)}")
+    data = [e for e in exchange.events if e.sender == "server" and e.kind in (*_DATA, "body") and e.shown != "error"]
+    if data:
+        noun = {"line": "rows", "body": "bytes", "text": "messages", "bytes": "messages"}.get(data[0].kind, "events")
+        count = sum(event.size for event in data) if noun == "bytes" else len(data)
+        noun = noun.removesuffix("s") if count == 1 else noun
+        first, last = data[0], data[-1]
+        names = f" ({first.label} to {last.label})" if len(data) > 1 and first.id and last.id else ""
+        when = duration(first.at) if first is last else f"{duration(first.at)} to {duration(last.at)}"
+        words.append(f"{count:,} {noun}{names} at {when}")
+    alive = sum(is_keepalive(event) for event in exchange.events)
+    words += [f"{_count(alive, 'keepalive')}"] if alive else []
+    sent = sum(event.sender == "client" and event.kind in _DATA for event in exchange.events)
+    words += [f"{_count(sent, 'message')} sent"] if sent else []
+    words += [f"error: {event.label}" for event in exchange.events if event.shown == "error"][:2]
+    words.append(ending_words(exchange))
+    return ", ".join(words)
+
+
+def ending_words(exchange: Exchange) -> str:
+    """Return how an exchange ended and when."""
+    ending = exchange.ending
+    if ending is None:
+        return "still open"
+    note = f" ({ending.note})" if ending.note else ""
+    return f"{ending.label} at {duration(ending.at)}{note}" if ending.name != "refused" else "nothing arrived"
+
+
+def ladder_words(exchange: Exchange) -> str:
+    """Return the alternative text of a ladder: each frame in order, or the first and last of very many."""
+    said = []
+    for event in exchange.events:
+        who = "the client" if event.sender == "client" else "the server"
+        said.append(f"{who}: {event.label}" if event.kind not in ("cut", "full") else f"{event.label} ({event.note})")
+    if len(said) > 24:
+        said = [*said[:12], f"{len(said) - 18} more", *said[-6:]]
+    return "Sequence diagram of client and server, time running down. " + "; ".join(said) + "."
+
+
+def _sent(exchange: Exchange, sender: str) -> int:
+    return sum(event.kind in ("text", "bytes") and event.sender == sender for event in exchange.events)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(number: int) -> str:
+    words = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine"]
+    return words[number] if number < len(words) else str(number)
