@@ -250,9 +250,9 @@ def kill_tree(root: int, *, timeout: float = _KILL_TIMEOUT) -> int:
     deadline = time.monotonic() + timeout
     own_group = os.getpgid(0)
     while time.monotonic() < deadline:
+        live = [process for process in tree(root) if process.state != "Z"]
         if root == os.getpid():
             reap()
-        live = [process for process in tree(root) if process.state != "Z"]
         if not live:
             break
         for group in {process.group for process in live} - {own_group}:
@@ -368,7 +368,8 @@ class _Supervisor:
         try:
             die_with_parent()
             adopt_orphans()
-            for target, source in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+            lifeline, _ = os.pipe()  # its other end is ours alone: whoever reads stdin sees our end
+            for target, source in enumerate((lifeline, output, output)):
                 os.dup2(source, target)
             child = os.fork()
             if child == 0:

@@ -137,6 +137,11 @@ class Sandbox:
                 return ready()
         return None
 
+    def abort(self) -> None:
+        """Have everything end soon; may be called from another thread. `finish` then says `lost`."""
+        if self._process is not None:
+            self._process.terminate()
+
     def finish(self) -> Outcome:
         """Kill what still runs and return how it ended; again: the same."""
         if self._outcome is None:
