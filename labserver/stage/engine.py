@@ -26,7 +26,7 @@ from labserver.errors import LabError
 __all__ = ["Engine", "Log", "one_line"]
 
 TICK = 0.1  # seconds between two looks at uvicorn's own exit conditions, as in uvicorn.Server.main_loop
-GOODBYE = 0.05  # seconds a stream has to end by itself once its connection is closed, before its task is cancelled
+GOODBYE = 0.05  # seconds a WebSocket's handler has to end by itself after the close frame, before it is cancelled
 UNWIND = 0.2  # seconds a cancelled task has for its `finally` blocks before it is left behind
 
 REFUSED = {
@@ -181,11 +181,13 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
             return
         self.close_listeners()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-            if not connection.transport.is_closing():
-                connection.transport.close()  # to the app this is a client that left: the usual way out of a stream
-        if not await self._tasks_end(GOODBYE):
+        connections = list(self.server_state.connections)
+        for connection in connections:
+            connection.shutdown()  # says 1012 to a WebSocket, closes idle HTTP, leaves a response alone
+        # A response is not closed before its task is cancelled: to a closed transport a generator that never awaits
+        # would go on to write without being held, and the loop would turn no more.
+        sockets = any(not hasattr(connection, "cycle") for connection in connections)
+        if not (sockets and await self._tasks_end(GOODBYE)):
             await self.cancel_tasks()
         await self.lifespan.shutdown()
 
