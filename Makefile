@@ -73,7 +73,7 @@ exercises: env
 	$(PY) -m labserver exercises build
 
 picture: env
-	$(PY) tests/picture.py
+	$(PY) tests/real/screenshots.py --readme
 
 soak:
 	@for v in $(SOAK_PYTHONS); do $(MAKE) --no-print-directory env PYTHON=$$v || exit 2; done
