@@ -16,12 +16,11 @@ OBJECT = "app"
 
 HINTS = (
     "A wrong frame does not come as a message, it comes as an exception: `receive_text()` raises KeyError for a binary "
-    "frame, `json.loads` raises ValueError. Where does your loop go when that happens, and what does the client see?",
-    "Ask for the whole message with `await websocket.receive()`: a dict whose type is websocket.receive or "
-    'websocket.disconnect, with the payload under "text" or "bytes". Then three questions in turn: is it text, is it '
-    "JSON, are a and b whole numbers? Each no ends in `await websocket.close(code, reason)` and a return.",
-    "Count up after `accept()`, then put everything else into `try:` and count down in `finally:`, the only place that "
-    "every way of leaving passes: close, wrong frame, lost network, a fault of your own.",
+    "frame, reading the text as JSON raises ValueError. Where does your loop go then, and what does the client see?",
+    "Two steps can fail, so give each its own `try`: receiving text, and turning it into two whole numbers. Each "
+    "`except` ends in `await websocket.close(code, reason)` and a `return`. Mind that a missing b is a KeyError too.",
+    "Count up after `accept()`, put everything else into `try:`, and count down in `finally:`, the only place that "
+    "every way of leaving passes. `except WebSocketDisconnect: pass` is all that a client's leaving needs.",
 )
 
 MISCONCEPTIONS = {

@@ -1,0 +1,189 @@
+"""What an exercise's notebook calls: `begin`, `check`, `hint`, `progress`. The state of one kernel, nothing else.
+
+`check` serves the very object in the kernel, by a real uvicorn in a thread, and has the checks speak to it from another
+process. Where a participant can mend something it shows one sentence, never a traceback.
+"""
+
+import ast
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from labserver.errors import LabError
+from labserver.school import standings as book
+from labserver.school import view
+from labserver.school.answer import cells_of, same_code
+from labserver.school.asgi import asgi_problem
+from labserver.school.catalogue import Exercise, exercise
+from labserver.school.run import run_checks
+from labserver.school.verdicts import Report
+from labserver.stage.rich import Html
+
+__all__ = ["begin", "check", "hint", "last_report", "progress", "switch_off"]
+
+
+@dataclass(slots=True)
+class _Session:
+    """What this kernel knows of its exercise."""
+
+    known: Exercise
+    report: Report | None = None
+    hints: int = 0
+
+
+_session: _Session | None = None
+_on = True
+
+
+def begin(exercise_id: str) -> None:
+    """Open an exercise in this kernel.
+
+    Raises:
+        LabError: if there is none of that id.
+    """
+    global _session
+    if not _on:
+        return
+    _session = _Session(exercise(exercise_id))
+    _show(view.opened(_session.known))
+
+
+def check(answer: Any = None) -> None:
+    """Check an answer over the wire and show what was seen: some seconds. Ctrl-C stops it and leaves nothing behind.
+
+    Args:
+        answer: the app itself.
+    """
+    session = _current()
+    if session is None:
+        return
+    known = session.known
+    if answer is Ellipsis or _is_starter(known):
+        sentence = "Nothing to check yet: write your answer in place of the `...`, run that cell, then run this one."
+        _show(view.to_do(known, sentence))
+        return
+    if problem := asgi_problem(answer, known.object):
+        _show(view.note(f"Exercise {known.number} · {known.title}: not checked", [problem]))
+        return
+    report, remarks = _checked(known, answer)
+    session.report = report
+    if report.verdict != "not checked":
+        remarks += _kept(report)
+    _show(view.checked(report, known, remarks))
+
+
+def hint() -> None:
+    """Show the next of three hints, each of which says more; the first after a check that did not pass."""
+    session = _current()
+    if session is None:
+        return
+    if session.report is None:
+        _show(view.note("No hint yet", ["Write an answer and check it first: a hint helps most after a try."]))
+        return
+    if session.report.solved:
+        _show(view.note("No hint needed", ["Your answer has full marks."]))
+        return
+    hints = session.known.hints
+    session.hints = min(session.hints + 1, len(hints))
+    left = len(hints) - session.hints
+    said = f"Hint {session.hints} of {len(hints)}" + ("" if left else ": the last one")
+    _show(view.note(said, [hints[session.hints - 1]]))
+
+
+def progress() -> None:
+    """Show the best points of every exercise so far."""
+    if _on:
+        _show(view.progressed((exercise(standing.exercise), standing) for standing in book.standings()))
+
+
+def last_report() -> Report | None:
+    """Return the report of the last check in this kernel, None before the first."""
+    return _session.report if _session is not None else None
+
+
+def switch_off() -> None:
+    """Turn all of the above into nothing: an answer that calls them while it is graded must not check itself."""
+    global _on
+    _on = False
+
+
+def _current() -> _Session | None:
+    if _on and _session is None:
+        text = "Run the first code cell of this notebook: it says which exercise this is."
+        _show(view.note("No exercise is open", [text]))
+    return _session if _on else None
+
+
+def _checked(known: Exercise, answer: Any) -> tuple[Report, list[str]]:
+    """Serve, run the checks, stop; whatever happens, no server is left."""
+    from labserver.stage.server import start
+
+    try:
+        live = start(answer, name="check", access_log=False)
+    except LabError as error:
+        return Report(known.id, "crashed", str(error), 0, known.max_points), []
+    stopped = False
+    try:
+        report = run_checks(live.url, known.id)
+    finally:
+        stopped = live.stop()
+    remarks = _raised(live.errors()) if not report.solved else []
+    if not stopped:
+        remarks.append("Your server does not stop: some loop of yours never awaits. Restart the kernel.")
+    return report, remarks
+
+
+def _raised(errors: list[str]) -> list[str]:
+    """What the app raised, each once: the participant's own exceptions are the best hint there is."""
+    distinct = list(dict.fromkeys(error.partition(":")[0].strip() for error in errors))
+    names = ", ".join(f"`{name}`" for name in distinct[:4])
+    return [f"While it was checked, your app raised {names}."] if names else []
+
+
+def _kept(report: Report) -> list[str]:
+    try:
+        book.record(report)
+    except OSError as error:
+        return [f"Your progress could not be saved: {error.strerror}."]
+    return []
+
+
+def _is_starter(known: Exercise) -> bool:
+    """Whether the cell that last defined the answer in this kernel is the starter as shipped."""
+    shell = _shell()
+    if shell is None or not known.starter.exists():
+        return False
+    starter = cells_of(json.loads(known.starter.read_text(encoding="utf-8")))
+    shipped = [cell.source for cell in starter if cell.role == "answer"]
+    for source in reversed(shell.user_ns.get("In", [])):
+        if _defines(source, known.object):
+            return any(same_code(source, other) for other in shipped)
+    return False
+
+
+def _defines(source: str, name: str) -> bool:
+    with suppress(SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+                return True
+            if isinstance(node, ast.alias) and (node.asname or node.name) == name:
+                return True
+    return False
+
+
+def _show(html: Html) -> None:
+    if _shell() is None:
+        print(html.twin)
+        return
+    from IPython.display import display
+
+    display(html)  # type: ignore[no-untyped-call]
+
+
+def _shell() -> Any:
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return None
+    return get_ipython()
