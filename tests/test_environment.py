@@ -21,18 +21,8 @@ import yaml
 from rattler import Channel, MatchSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-CARD = [
-    "jupyterlab",
-    "fastapi",
-    "uvicorn",
-    "nest-asyncio",
-    "httpx",
-    "websockets",
-    "anthropic",
-    "redis",
-    "pytest",
-    "nbval",
-]
+CARD = ["jupyterlab", "fastapi", "uvicorn", "nest-asyncio", "httpx", "websockets", "anthropic", "redis"]
+CARD += ["pytest", "nbval"]
 EXPORT = runpy.run_path(str(ROOT / "tests/export.py"))
 
 
