@@ -1,345 +1,150 @@
-"""Source as a figure: one piece of it in colour, or a broken form beside its mended one with the difference marked.
+"""Source code as a cell's result: one endpoint, or a broken form beside its mend with the difference marked.
 
-The colours are written on each element, on a card of its own, so that they hold in a notebook that JupyterLab does not
-trust; a style sheet for the dark theme comes along and is used where it is let through. A changed line carries a sign,
-a bar and weight, never a colour alone. The text twin is the source itself, or a unified diff without line numbers.
+The colours are JupyterLab's own, so they follow its theme; a sign and a bar mark a changed line, never colour alone.
+`difference` counts what `compare` shows: it is how the lab keeps every lesson down to twelve lines.
 """
 
 import ast
-import functools
 import inspect
-import io
-import linecache
-import textwrap
-import tokenize
-from collections.abc import Iterable, Iterator
-from difflib import SequenceMatcher
+from collections.abc import Iterator
+from difflib import SequenceMatcher, unified_diff
 from html import escape
-from itertools import zip_longest
-from types import ModuleType
+from textwrap import dedent
 from typing import Any
 
-from pygments.lexers import PythonLexer
-from pygments.token import Comment, Keyword, Name, Number, Operator, String, Token
+from pygments import lex
+from pygments.lexers.python import PythonLexer
+from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
 from labserver.errors import LabError
 from labserver.stage.rich import Html
 
-__all__ = ["compare", "difference", "show", "source_of"]
+__all__ = ["compare", "difference", "show"]
 
-LABELS = frozenset({"WRONG", "PATTERN", "NEEDS_PROCESS"})
-"""Module-level names that describe a twin and are no part of what it does."""
-
-# role -> (light, dark); contrast on the card and on the band is 4.5 or more
-_INK = {
-    "ink": ("#1f2429", "#e6e9ec"),
-    "mute": ("#59616b", "#a3acb6"),
-    "hot": ("#b8390e", "#ff9466"),
-    "key": ("#6b3fa0", "#c9a7f5"),
-    "text": ("#2b6a34", "#93d09c"),
-    "name": ("#0b5a94", "#86c3f5"),
-}
-_CARD, _EDGE, _BAND = ("#fbfbfa", "#16191d"), ("#d9dde2", "#3a4149"), ("#e4e8ec", "#2b3138")
-
-_ROLES = (
-    (Comment, "mute"),
-    (String.Doc, "mute"),
-    (String, "text"),
-    (Number, "text"),
-    (Keyword, "key"),
-    (Operator.Word, "key"),
-    (Name.Function, "name"),
-    (Name.Class, "name"),
-    (Name.Decorator, "name"),
+COLOURS: tuple[tuple[Any, str], ...] = (  # the first that a token belongs to; the fallbacks read on both themes
+    (Comment, "var(--jp-mirror-editor-comment-color,#5f7f7f)"),
+    (String, "var(--jp-mirror-editor-string-color,#b85c38)"),
+    (Number, "var(--jp-mirror-editor-number-color,#2e8b57)"),
+    (Keyword, "var(--jp-mirror-editor-keyword-color,#2f8f4e)"),
+    (Operator.Word, "var(--jp-mirror-editor-keyword-color,#2f8f4e)"),
+    (Name.Decorator, "var(--jp-mirror-editor-meta-color,#8a6fd1)"),
+    (Name.Function, "var(--jp-mirror-editor-def-color,#4178d0)"),
+    (Name.Class, "var(--jp-mirror-editor-def-color,#4178d0)"),
 )
-
-MINUS = "\N{MINUS SIGN}"
-
-_MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
-_SANS = "system-ui,-apple-system,Segoe UI,Roboto,sans-serif"
-
-_DARK = (
-    "".join(f".lab-src .k-{role}{{color:{dark}!important}}" for role, (_, dark) in _INK.items())
-    + f".lab-src .k-card{{background-color:{_CARD[1]}!important;border-color:{_EDGE[1]}!important}}"
-    + f".lab-src .k-band{{background-color:{_BAND[1]}!important}}"
-    + f".lab-src .k-rule{{border-color:{_EDGE[1]}!important}}"
-    + f".lab-src .k-bar-ink{{border-left-color:{_INK['ink'][1]}!important}}"
-    + f".lab-src .k-bar-hot{{border-left-color:{_INK['hot'][1]}!important}}"
-)
-_SHEET = "<style>" + _DARK.replace(".lab-src", "[data-jp-theme-light=false] .lab-src") + "</style>"
+FONT = "font-family:var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
+CODE = f"{FONT};font-size:13px;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left"
+CHANGED = "background:rgba(184,57,14,.12);box-shadow:inset 3px 0 0 #c2552d"
+HEAD = "padding:4px 8px;text-align:left;font-weight:600;border-bottom:1px solid rgba(128,128,128,.4)"
+LESSON = {"WRONG", "PATTERN", "NEEDS_PROCESS"}  # what a twin says about itself is not part of the difference
 
 
-def show(obj: object) -> Html:
-    """Show the source of a function, class, module, endpoint or route, coloured, whole as it was written.
+def show(obj: Any) -> Html:
+    """Show the source of a function, class or module, coloured; the text twin is the source itself.
 
     Raises:
-        LabError: if `obj` has no Python source to show.
+        LabError: if `obj` has no source in a file or cell.
     """
-    source = source_of(obj)
-    lines = "\n".join(_coloured(source))
-    caption = (
-        f'<div class="k-mute" style="{_css("mute")};font:12px {_SANS};padding:8px 14px 0">{escape(_title(obj))}</div>'
+    source = _source(obj)
+    lines = "".join(f'<div style="{CODE}">{line or " "}</div>' for line in _coloured(source))
+    return Html(html=f'<div style="padding:4px 8px">{lines}</div>', twin=source)
+
+
+def compare(broken: Any, pattern: Any) -> Html:
+    """Show two sources side by side, the changed lines marked; the text twin is their difference.
+
+    Args:
+        broken: the form that fails: a function, class or module.
+        pattern: its mend.
+
+    Raises:
+        LabError: if one of them has no source.
+    """
+    left, right = _source(broken), _source(pattern)
+    rows = "".join(_row(*row) for row in _aligned(left, right))
+    heads = "".join(f'<th style="{HEAD}">{word}</th>' for word in ("&minus; broken", "+ mended"))
+    table = (
+        '<table style="table-layout:fixed;width:100%;max-width:1180px;border-collapse:collapse;margin:0">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     )
-    code = f'<pre class="k-ink" style="{_css("ink")};{_CODE};padding:6px 14px 10px;overflow-x:auto">{lines}</pre>'
-    return Html(_carded(caption + code), source)
+    return Html(html=table, twin=_unified(left, right))
 
 
-def compare(broken: object, pattern: object) -> Html:
-    """Show two sources side by side, the broken one at the left, with their difference marked.
+def difference(broken: Any, pattern: Any) -> int:
+    """Count the lines of code in which two sources differ.
 
-    A module is shown without its docstring and without the labels `WRONG`, `PATTERN` and `NEEDS_PROCESS`; what `WRONG`
-    says stands above the column instead.
-
-    Args:
-        broken: a function, class, module, endpoint or route.
-        pattern: the same, mended.
-
-    Raises:
-        LabError: if one of them has no Python source to show.
+    A line that was replaced counts once. Comments, docstrings, blank lines, indentation and the layout of one
+    statement over several lines don't count, nor do the names by which a twin describes itself.
     """
-    left, right = _body(broken), _body(pattern)
-    names = _title(broken), _title(pattern)
-    pairs = list(_pairs(left.splitlines(), right.splitlines()))
-    table = _table(names, _wrong(broken), pairs, left, right)
-    return Html(_carded(table), _diff(names, pairs, left.splitlines(), right.splitlines()))
+    left, right = _statements(broken), _statements(pattern)
+    changes = SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    return sum(max(i2 - i1, j2 - j1) for tag, i1, i2, j1, j2 in changes if tag != "equal")
 
 
-def difference(broken: object, pattern: object) -> int:
-    """Count the lines of code that differ between two sources: a line edited in place counts once.
-
-    Blank lines, comments, docstrings and the module's labels (`WRONG`, `PATTERN`, `NEEDS_PROCESS`) do not count.
-
-    Args:
-        broken: a function, class, module, endpoint or route.
-        pattern: the same, mended.
-
-    Raises:
-        LabError: if one of them has no Python source.
-    """
-    left, right = code_lines(source_of(broken)), code_lines(source_of(pattern))
-    return sum(not equal for _, _, equal in _pairs(left, right))
-
-
-def source_of(obj: object) -> str:
-    """Return the source of a function, class, module, endpoint or route, dedented, without a trailing line end.
-
-    Raises:
-        LabError: if there is none: an object that is no definition, or one that was not written in Python.
-    """
-    target = _target(obj)
+def _source(obj: Any) -> str:
     try:
-        source = inspect.getsource(target)
+        source = inspect.getsource(inspect.unwrap(obj) if callable(obj) else obj)
     except (OSError, TypeError):
-        source = _class_in_cell(target) if inspect.isclass(target) else ""
-    if not source.strip():
         raise LabError(
-            f"There is no source to show for {_title(obj)}: give a function, a class, a module or a route "
-            "that was written in Python."
-        )
-    return textwrap.dedent(source).rstrip()
-
-
-def code_lines(source: str) -> list[str]:
-    """Return the lines of code in `source`: no blank line, no comment, no docstring, no label of a twin."""
-    lines = source.splitlines()
-    for (row, column), (_, end) in _comments(source):
-        lines[row - 1] = lines[row - 1][:column] + lines[row - 1][end:]
-    hidden = {row for first, last in _docstrings(ast.parse(source)) for row in range(first, last + 1)}
-    hidden |= {row for first, last in _labels(ast.parse(source)) for row in range(first, last + 1)}
-    return [line.rstrip() for row, line in enumerate(lines, 1) if row not in hidden and line.strip()]
-
-
-# ------------------------------------------------------------------------------------------------ finding the source
-
-
-def _target(obj: object) -> Any:
-    obj = getattr(obj, "endpoint", obj)
-    if isinstance(obj, property):
-        obj = obj.fget
-    while isinstance(obj, functools.partial):
-        obj = obj.func
-    return inspect.unwrap(obj) if callable(obj) else obj
-
-
-def _class_in_cell(cls: type) -> str:
-    """Return the source of a class defined in a notebook's cell: `inspect` knows files only, its methods know it."""
-    for member in vars(cls).values():
-        code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
-        lines = linecache.getlines(code.co_filename) if code else []
-        for node in ast.walk(ast.parse("".join(lines))):
-            if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                return "".join(lines[first - 1 : node.end_lineno])
-    return ""
-
-
-def _title(obj: object) -> str:
-    target = _target(obj)
-    if isinstance(target, ModuleType):
-        return target.__name__
-    name = getattr(target, "__qualname__", None) or type(target).__name__
-    home = getattr(target, "__module__", "__main__")
-    return str(name) if home == "__main__" else f"{home}.{name}"
-
-
-def _wrong(obj: object) -> str:
-    return str(getattr(obj, "WRONG", "")) if isinstance(obj, ModuleType) else ""
-
-
-def _body(obj: object) -> str:
-    source = source_of(obj)
-    if not isinstance(_target(obj), ModuleType):
-        return source
-    tree = ast.parse(source)
-    hidden = {row for first, last in _labels(tree) for row in range(first, last + 1)}
-    if ast.get_docstring(tree) is not None:
-        hidden |= set(range(tree.body[0].lineno, (tree.body[0].end_lineno or 0) + 1))
-    kept = [line for row, line in enumerate(source.splitlines(), 1) if row not in hidden]
-    return "\n".join(_squeezed(kept))
-
-
-def _squeezed(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines with at most two blank ones in a row and none at the start: what was cut out leaves no hole."""
-    blank = 2
-    for line in lines:
-        blank = 0 if line.strip() else blank + 1
-        if blank <= 2:
-            yield line
-
-
-def _labels(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id in LABELS for target in targets):
-            yield node.lineno, node.end_lineno or node.lineno
-
-
-def _docstrings(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                yield first.lineno, first.end_lineno or first.lineno
-
-
-def _comments(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
-
-
-# ------------------------------------------------------------------------------------------------ the difference
-
-
-Pair = tuple[int | None, int | None, bool]
-"""Index of the line at the left, at the right (None where there is none), and whether the two are equal."""
-
-
-def _pairs(left: list[str], right: list[str]) -> Iterator[Pair]:
-    """Yield the two sources row by row; inside a changed stretch, lines that were only re-indented stand in one row."""
-    for tag, i1, i2, j1, j2 in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
-        if tag == "equal":
-            yield from ((i, j, True) for i, j in zip(range(i1, i2), range(j1, j2), strict=True))
-            continue
-        ours, theirs = [line.strip() for line in left[i1:i2]], [line.strip() for line in right[j1:j2]]
-        for _, a1, a2, b1, b2 in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
-            for i, j in zip_longest(range(i1 + a1, i1 + a2), range(j1 + b1, j1 + b2)):
-                yield i, j, False
-
-
-def _diff(names: tuple[str, str], pairs: list[Pair], left: list[str], right: list[str]) -> str:
-    out = [f"--- {names[0]}", f"+++ {names[1]}"]
-    removed: list[str] = []
-    added: list[str] = []
-    for at_left, at_right, equal in pairs:
-        if equal:
-            out += [*removed, *added, f" {left[at_left or 0]}".rstrip()]
-            removed, added = [], []
-            continue
-        removed += [] if at_left is None else [f"-{left[at_left]}".rstrip()]
-        added += [] if at_right is None else [f"+{right[at_right]}".rstrip()]
-    return "\n".join([*out, *removed, *added])
-
-
-# ------------------------------------------------------------------------------------------------ the card
-
-_CODE = f"margin:0;font:12px/1.5 {_MONO};white-space:pre;background:transparent;border:0;text-align:left"
-_CELL = f"margin:0;font-family:{_MONO};font-size:12px;line-height:1.5;text-align:left;vertical-align:top;border:0"
-_SIGN = "text-align:center;padding:0"
-
-
-def _css(role: str) -> str:
-    return f"color:{_INK[role][0]}"
-
-
-def _role(kind: Any) -> str:
-    return next((role for group, role in _ROLES if kind in group), "ink")
+            f"{obj!r} has no source to show: give a function, class or module that is written in a file or cell."
+        ) from None
+    return dedent(source).strip("\n")
 
 
 def _coloured(source: str) -> list[str]:
-    """Return each line of `source` as HTML; a token over several lines is closed and opened again at each line."""
+    """Return the lines of `source` as HTML."""
     lines = [""]
-    for kind, text in PythonLexer(stripnl=False, ensurenl=False).get_tokens(source):
+    for kind, text in lex(source, PythonLexer(stripnl=False, ensurenl=False)):
+        colour = next((colour for family, colour in COLOURS if kind in family), None)
         for number, part in enumerate(text.split("\n")):
             if number:
                 lines.append("")
-            lines[-1] += _span(_role(kind), part, kind) if part else ""
+            if part:
+                lines[-1] += f'<span style="color:{colour}">{escape(part)}</span>' if colour else escape(part)
     return lines
 
 
-def _span(role: str, text: str, kind: Any = Token) -> str:
-    if role == "ink" or not text.strip():
-        return escape(text)
-    slant = ";font-style:italic" if kind in Comment else ""
-    return f'<span class="k-{role}" style="{_css(role)}{slant}">{escape(text)}</span>'
+Row = tuple[str | None, str | None, bool]
+"""A line of the left side, one of the right side (None: a gap), and whether they differ."""
 
 
-def _carded(inner: str) -> str:
-    style = f"background-color:{_CARD[0]};border:1px solid {_EDGE[0]};border-radius:6px;max-width:1120px"
-    return f'{_SHEET}<div class="lab-src"><div class="k-card" style="{style}">{inner}</div></div>'
+def _aligned(left: str, right: str) -> Iterator[Row]:
+    a, b = left.split("\n"), right.split("\n")
+    html_a, html_b = _coloured(left), _coloured(right)
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        for offset in range(max(i2 - i1, j2 - j1)):
+            one = html_a[i1 + offset] if i1 + offset < i2 else None
+            two = html_b[j1 + offset] if j1 + offset < j2 else None
+            yield one, two, tag != "equal"
 
 
-def _table(names: tuple[str, str], wrong: str, pairs: list[Pair], left: str, right: str) -> str:
-    columns = _coloured(left), _coloured(right)
-    plain = left.splitlines(), right.splitlines()
-    rows = "".join(
-        '<tr style="background:transparent">'
-        + _cells(columns[0], plain[0], at_left, "" if equal else MINUS, "hot")
-        + _cells(columns[1], plain[1], at_right, "" if equal else "+", "ink")
-        + "</tr>"
-        for at_left, at_right, equal in pairs
-    )
-    table = "width:100%;table-layout:fixed;border-collapse:collapse;margin:0;border:0"
-    widths = '<colgroup><col style="width:24px"><col><col style="width:24px"><col></colgroup>'
-    head = f"<tr>{_head('Broken', names[0], wrong, 'hot')}{_head('Mended', names[1], '', 'ink')}</tr>"
-    return f'<table style="{table}">{widths}<thead>{head}</thead><tbody>{rows}</tbody></table>'
+def _row(left: str | None, right: str | None, changed: bool) -> str:
+    return f"<tr>{_cell(left, '&minus;', changed)}{_cell(right, '+', changed)}</tr>"
 
 
-def _head(word: str, name: str, note: str, role: str) -> str:
-    style = f"font:12px {_SANS};text-align:left;vertical-align:top;padding:8px 12px;border:0;white-space:normal"
-    rule = f"border-bottom:1px solid {_EDGE[0]}"
-    said = f'<br><span class="k-ink" style="{_css("ink")};font-weight:400">{escape(note)}</span>' if note else ""
-    return (
-        f'<th scope="col" colspan="2" class="k-rule" style="{style};{rule}">'
-        f'<b class="k-{role}" style="{_css(role)};font-weight:600">{word}</b> '
-        f'<span class="k-mute" style="{_css("mute")};font-weight:400">{escape(name)}</span>{said}</th>'
-    )
+def _cell(line: str | None, sign: str, changed: bool) -> str:
+    marked = changed and line is not None
+    style = f"{CODE};vertical-align:top;padding:0 8px 0 10px;{CHANGED if marked else ''}"
+    return f'<td style="{style}"><b>{sign if marked else " "}</b> {line or ""}</td>'
 
 
-def _cells(html: list[str], plain: list[str], at: int | None, sign: str, role: str) -> str:
-    if at is None:
-        return f'<td style="{_CELL};{_SIGN}"></td><td style="{_CELL}"></td>'
-    indent = len(plain[at]) - len(plain[at].lstrip()) + 4
-    hang = f"padding:0 8px 0 {indent}ch;text-indent:-{indent}ch;white-space:pre-wrap;overflow-wrap:anywhere"
-    code = f"{_CELL};{_css('ink')};{hang}"
-    if not sign:
-        return f'<td style="{_CELL};{_SIGN}"></td><td class="k-ink" style="{code}">{html[at]}</td>'
-    marked = f"background-color:{_BAND[0]};font-weight:700"
-    bar = f"border-left:4px solid {_INK[role][0]};{_css(role)}"
-    return (
-        f'<td class="k-band k-bar-{role} k-{role}" style="{_CELL};{_SIGN};{marked};{bar}">{sign}</td>'
-        f'<td class="k-band k-ink" style="{code};{marked}">{html[at]}</td>'
-    )
+def _unified(left: str, right: str) -> str:
+    """Return the difference in unified form, without the headers that hold line numbers."""
+    lines = unified_diff(left.split("\n"), right.split("\n"), "broken", "mended", lineterm="", n=3)
+    kept = ["..." if line.startswith("@@") else line for line in lines]
+    return "\n".join(line.rstrip() for line in kept) or "no difference"
+
+
+def _statements(obj: Any) -> list[str]:
+    tree = ast.parse(obj if isinstance(obj, str) else _source(obj))
+    tree.body = [node for node in tree.body if not _describes(node)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
+                node.body = node.body[1:]
+    return [line.strip() for line in ast.unparse(tree).split("\n") if line.strip()]
+
+
+def _describes(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id in LESSON for target in targets)
