@@ -191,11 +191,11 @@ class LiveServer:
         """Return the exceptions that the server logged, one line each: "KeyError: 'text'"."""
         return self._runner.log.errors()
 
-    def tape(self, **options: Any) -> "Tape":
+    def tape(self, name: str = "tape", **options: Any) -> "Tape":
         """Return a tape of this server's wire: `async with live.tape() as tape: ...` (see `stage.tape.Tape`)."""
         from labserver.stage.tape import Tape
 
-        return Tape(self.host, self.port, **options)
+        return Tape(self.host, self.port, name, **options)
 
     def submit(self, coro: Coroutine[Any, Any, Any]) -> "Future[Any]":
         """Start a coroutine on the server's own loop, for what must happen there; return its future.
