@@ -190,6 +190,18 @@ class Sheet:
         self.boxes.append(box)
         return box
 
+    def title_line(self, y: float, title: str, sub: str) -> None:
+        """Set a strip's or panel's title with a quieter word behind it, which follows at the title's true width."""
+        room = WIDTH - 2 * MARGIN - width(title, 13, weight=600) - 10
+        behind = escape(_XML.sub("·", fit(sub, room)))
+        self._parts.append(
+            f'<text fill="{_LIGHT["ink"]}" class="f-ink" x="{MARGIN}" y="{_n(y)}" font-size="13" font-weight="600">'
+            f'{escape(title)}<tspan dx="10" font-size="12" font-weight="400" fill="{_LIGHT["mute"]}" class="f-mute">'
+            f"{behind}</tspan></text>"
+        )
+        first = self.box(MARGIN, y, title, 13, weight=600)
+        self.boxes += [first, self.box(first.x1 + 10, y, fit(sub, room))]
+
     def head(self, note: str) -> None:
         """Set the headline and the line under it, elided to the sheet."""
         self.text(MARGIN, 36, fit(self.title, WIDTH - 2 * MARGIN, 16, weight=600), size=16, weight=600)
@@ -281,6 +293,7 @@ class Sheet:
 
     def arrow_up(self, x: float, y: float) -> None:
         """Draw the arrow of something sent, leaving a band whose top is at `y`."""
+        self.boxes.append(Box(x - 4, y - 15, x + 4, y))
         self.line(x, y + 2, x, y - 12)
         self.path(_closed([(x, y - 15), (x - 3.5, y - 8), (x + 3.5, y - 8)]), fill="ink")
 

@@ -56,11 +56,8 @@ def draw(
             y += 24
             said.append(f"{head}:")
         for lane in panel:
-            for number, exchange in enumerate(lane.exchanges):
-                who = lane.name if len(lane.exchanges) == 1 else f"{lane.name}, {number + 1}"
-                if number and exchange.connection == lane.exchanges[number - 1].connection:
-                    who = lane.name
-                y = _conversation(sheet, exchange, y, scale, who) + 56
+            for exchange in lane.exchanges:
+                y = _conversation(sheet, exchange, y, scale, lane.name) + 56
                 said.append(ladder_words(exchange))
     if not every:
         sheet.text(_MIDDLE, 132, "nothing passed", role="mute", anchor="middle")

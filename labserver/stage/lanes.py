@@ -5,11 +5,11 @@ everything else is a mark on the band, a label above its mark, or a measured len
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
-from labserver.stage.drawing import LEFT, MARGIN, RIGHT, WIDTH, Axis, Sheet, duration, fit, kilo, width
+from labserver.stage.drawing import LEFT, MARGIN, RIGHT, WIDTH, Axis, Sheet, duration, fit, kilo, width, wrap
 from labserver.stage.rich import Picture
 from labserver.stage.story import describe, headline
 from labserver.stage.twin import Exchange, Lane, is_keepalive
@@ -105,7 +105,7 @@ def _axis(every: Sequence[Lane], span: float, dense: bool) -> Axis:
     for lane in every:
         last = lane.exchanges[-1] if lane.exchanges else None
         if last is not None and last.ending is not None:
-            room = RIGHT - LEFT - min(width(_end_label(last.ending), 12, True), 160) - 18
+            room = RIGHT - LEFT - min(width(_end_label(last.ending), 12, True), 160) - 18 - 12
             widest = max(widest, (last.stop or 0) * (RIGHT - LEFT) / room)
     return Axis(widest)
 
@@ -114,7 +114,7 @@ def _explain(every: Sequence[Lane]) -> str:
     kinds = {event.shown for lane in every for event in lane.events}
     words = ["Time runs to the right; a band is an open connection."]
     if any(_bars(lane) for lane in every):
-        words.append("Each bar is what arrived at once, as tall as its bytes.")
+        words = ["Time runs to the right. Each bar is what arrived at once, as tall as its bytes."]
     elif any(len(_marks(each)) > _MANY for lane in every for each in lane.exchanges):
         words.append("Each tick is a message.")
     elif "event" in kinds:
@@ -129,37 +129,89 @@ def _lane(scene: _Scene, lane: Lane, top: float) -> float:
     """Draw a lane whose band begins at `top`; return where its content ends."""
     sheet, bars = scene.sheet, not scene.dense and _bars(lane)
     height = _DENSE if scene.dense else _TALL if bars else _BAND
-    middle = top + height / 2
-    name_y = middle + 4 if scene.dense or not (lane.sub or bars) else middle - 3
-    sub = lane.sub or ("bytes at a time" if bars else "")
-    sheet.text(MARGIN, name_y, fit(lane.name, _NAME_ROOM, 13, weight=600), size=13, weight=600)
-    if sub and not scene.dense:
-        sheet.text(MARGIN, name_y + 16, fit(sub, _NAME_ROOM), role="mute")
-    edges = [(scene.axis.x(each.start), scene.axis.x(_stop(each, lane, scene.axis.span))) for each in lane.exchanges]
-    for exchange, (x0, x1) in zip(lane.exchanges, edges, strict=True):
-        _band(sheet, exchange, x0, x1, top, height)
+    _name(scene, lane, top + height / 2, "bytes at a time" if bars else "")
+    views = [_view(scene, lane, exchange, bars) for exchange in lane.exchanges]
+    for view in views:
+        _band(sheet, view, top, height)
     if scene.dense:
-        for exchange, (x0, x1) in zip(lane.exchanges, edges, strict=True):
-            _dense_marks(scene, exchange, middle, x0, x1)
-        _verdict(sheet, lane, middle)
+        for view in views:
+            _dense_marks(scene, view, top + height / 2)
+        _verdict(sheet, lane, top + height / 2)
         return top + height
-    for number, (_, x1) in enumerate(edges):
-        _ending(scene, lane, number, x1, edges[number + 1][0] if number + 1 < len(edges) else None, top, height)
-    for number, (exchange, (x0, _)) in enumerate(zip(lane.exchanges, edges, strict=True)):
-        _request(scene, exchange, x0, top, again=number > 0)
     bottom = top + height
-    for number, (exchange, (_, x1)) in enumerate(zip(lane.exchanges, edges, strict=True)):
-        if bars:
-            bottom = max(bottom, _draw_bars(scene, exchange, top, lane, _limit(edges, number)))
-        else:
-            _draw_marks(scene, exchange, top, x1, number > 0)
+    for number, view in enumerate(views):
+        following = views[number + 1].x0 if number + 1 < len(views) else None
+        gap = views[number + 1].exchange.start - (view.exchange.stop or 0) if following is not None else 0.0
+        bottom = max(bottom, _ending(scene, view, following, gap, top, height))
+        if view.exchange.request is not None:
+            sheet.arrow_up(view.x0, top)
     if not bars:
+        for number, view in enumerate(views):
+            _request(scene, view, top, again=number > 0)
+            _draw_marks(scene, view, top)
         bottom = max(bottom, _measures(scene, lane, top))
+    else:
+        tallest = max((size for view in views for _, size, _ in _batches(view.exchange)), default=1)
+        for number, view in enumerate(views):
+            _request(scene, view, top, again=number > 0)
+            bottom = max(bottom, _draw_bars(scene, view, top, tallest, len(views) == 1))
     return _idle_clock(scene, lane, top) if scene.idle else bottom
 
 
-def _limit(edges: Sequence[tuple[float, float]], number: int) -> float:
-    return edges[number + 1][0] if number + 1 < len(edges) else RIGHT
+def _name(scene: _Scene, lane: Lane, middle: float, default: str) -> None:
+    """Set a lane's name beside its band, and under it what it is."""
+    sheet = scene.sheet
+    name = fit(lane.name, _NAME_ROOM, 13, weight=600)
+    sub = [] if scene.dense else wrap(lane.sub or default, _NAME_ROOM, 2)
+    y = middle + 4 - (7 if sub else 0) - (6 if len(sub) > 1 else 0)
+    sheet.text(MARGIN, y, name, size=13, weight=600)
+    for number, line in enumerate(sub):
+        sheet.text(MARGIN, y + 16 + 14 * number, line, role="mute")
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """An exchange laid out: where its band begins and ends, and its marks with their places.
+
+    `crowded` says that the marks are too many: they are drawn as ticks, and `marks` holds errors alone.
+    """
+
+    exchange: Exchange
+    x0: float
+    x1: float
+    marks: tuple[tuple[float, WireEvent], ...]
+    crowded: bool = False
+
+
+def _view(scene: _Scene, lane: Lane, exchange: Exchange, bars: bool) -> _View:
+    axis = scene.axis
+    x0, x1 = axis.x(exchange.start), axis.x(_stop(exchange, lane, axis.span))
+    if bars:
+        return _View(exchange, x0, max(x1, _bar_places(scene, exchange, x0)[1]), ())
+    marks = _side_by_side(scene, exchange, x0, _marks(exchange))
+    drawn = [event for event in _marks(exchange) if event.sender == "server"]
+    late = marks[-1][0] if marks else x0
+    crowded = len(drawn) > _MANY or (len(drawn) > 8 and late - x1 > 40) or late > axis.right - 4
+    if crowded:
+        few = [event for event in _marks(exchange) if event.shown in ("error", "lost")]
+        marks = [(min(axis.x(event.at), x1 - 10), event) for event in few[:3]]
+        return _View(exchange, x0, max(x1, x0 + 12), tuple(marks), crowded=True)
+    return _View(exchange, x0, max(x1, late + 11 if marks else x0 + 3), tuple(marks))
+
+
+def _side_by_side(
+    scene: _Scene, exchange: Exchange, x0: float, events: Sequence[WireEvent]
+) -> list[tuple[float, WireEvent]]:
+    """Give each mark its place; those of one instant stand side by side, the first at its true place."""
+    out: list[tuple[float, WireEvent]] = []
+    last, apart = x0, 11
+    for event in events:
+        labelled = bool(event.label) and not is_keepalive(event) and not scene.dense
+        sent = event.sender == "client"
+        x = max(scene.axis.x(event.at), last + (14 if labelled and out else apart))
+        out.append((x, event))
+        last = x - 8 if sent else x
+    return out
 
 
 def _stop(exchange: Exchange, lane: Lane, span: float) -> float:
@@ -170,68 +222,69 @@ def _stop(exchange: Exchange, lane: Lane, span: float) -> float:
     return min(later, default=span)
 
 
-def _band(sheet: Sheet, exchange: Exchange, x0: float, x1: float, top: float, height: float) -> None:
-    ending = exchange.ending
+def _band(sheet: Sheet, view: _View, top: float, height: float) -> None:
+    ending = view.exchange.ending
     torn = ending is not None and (ending.kind == "cut" or ending.name == "refused")
-    x1 = max(x1, x0 + (10 if torn else 3))
-    sheet.band(x0, x1, top, height, torn)
-    sheet.line(x0, top, x0, top + height, width=2)
+    sheet.band(view.x0, max(view.x1, view.x0 + 10) if torn else view.x1, top, height, torn)
+    sheet.line(view.x0, top, view.x0, top + height, width=2)
     if ending is not None and not torn:
-        sheet.line(x1, top, x1, top + height, width=2)
+        sheet.line(view.x1, top, view.x1, top + height, width=2)
 
 
 def _end_label(ending: WireEvent) -> str:
     return elide(ending.label, 26)
 
 
-def _ending(
-    scene: _Scene, lane: Lane, number: int, x1: float, following: float | None, top: float, height: float
-) -> None:
-    """Label an end: right of the edge, else above it, ending at it; in the gap before a reconnect, how long it was."""
-    exchange = lane.exchanges[number]
-    ending, sheet = exchange.ending, scene.sheet
+def _ending(scene: _Scene, view: _View, following: float | None, gap: float, top: float, height: float) -> float:
+    """Label an end: right of the edge, else above it, ending at it; in the gap before a reconnect, how long it was.
+
+    Return where the label ends, downwards.
+    """
+    ending, sheet, x1 = view.exchange.ending, scene.sheet, view.x1
     if ending is None:
-        return
+        return 0
     hot = ending.kind == "cut" or ending.name == "refused"
-    role, middle, label = ("hot" if hot else "ink"), top + height / 2, _end_label(ending)
+    role, middle, label, bottom = ("hot" if hot else "ink"), top + height / 2, _end_label(ending), 0.0
     if following is not None:
-        gap = lane.exchanges[number + 1].start - (exchange.stop or 0)
         text = f"{label}, {duration(gap)} offline"
-        if following - x1 >= width(text, 12, weight=600) + 44:
-            box = sheet.text(
-                (x1 + following) / 2 + 2, middle + 4, text, role="hot" if hot else "mute", weight=600, anchor="middle"
-            )
-            sheet.line(x1 + 8, middle, box.x0 - 8, middle, "hot" if hot else "mute")
-            sheet.line(box.x1 + 8, middle, following - 8, middle, "hot" if hot else "mute")
-            return
-        if hot:
-            sheet.measure(x1, following, top + height + 14, f"{duration(gap)} offline", hot=True)
-    elif x1 + 14 + width(label, 12, True) <= WIDTH - 16:
+        if following - x1 >= width(text, 12, weight=600) + 36:
+            quiet = role if hot else "mute"
+            box = sheet.text((x1 + following) / 2 + 2, middle + 4, text, role=quiet, weight=600, anchor="middle")
+            sheet.line(x1 + 8, middle, box.x0 - 6, middle, quiet)
+            sheet.line(box.x1 + 6, middle, following - 8, middle, quiet)
+            return bottom
+        if hot and sheet.measure(x1, following, top + height + 14, f"{duration(gap)} offline", hot=True):
+            bottom = top + height + 19
+    elif x1 + 14 + width(label, 12, True) <= WIDTH - 8:
         sheet.text(x1 + 14, middle + 4, label, role=role, mono=True)
-        return
+        return bottom
     for row in (0, 1):
         box = sheet.box(x1 + 4, top - 8 - row * _ROW, label, anchor="end", mono=True)
         if box.x0 >= LEFT + 8 and sheet.free(box):
             sheet.text(x1 + 4, top - 8 - row * _ROW, label, role=role, mono=True, anchor="end", halo=True)
-            return
+            break
+    return bottom
 
 
-def _request(scene: _Scene, exchange: Exchange, x0: float, top: float, again: bool) -> None:
-    """Draw the request's arrow and label it: right of the arrow, left of it when events follow at once."""
-    request, sheet = exchange.request, scene.sheet
+def _request(scene: _Scene, view: _View, top: float, again: bool) -> None:
+    """Label a request: right of its arrow, left of a reconnect's, and a row higher when an event follows at once."""
+    request, sheet, x0 = view.exchange.request, scene.sheet, view.x0
     if request is None:
         return
-    sheet.arrow_up(x0, top)
     resumed = request.note.startswith("Last-Event-ID")
     label = request.note if resumed and again else request.label.removesuffix(", Upgrade: websocket")
-    label = elide(label, 34)
-    first = next((event.at for event in exchange.events if event.sender == "server" and event.kind in _DATA), None)
-    tight = first is not None and scene.axis.x(first) - x0 < width(label, 12, True) + 16
-    sides = [(x0 + 8, "start"), (x0 - 8, "end")]
-    for x, anchor in sides[::-1] if tight and again else sides:
-        box = sheet.box(x, top - 8, label, anchor=anchor, mono=True)
-        if box.x0 >= LEFT and box.x1 <= RIGHT + 16 and sheet.free(box):
-            sheet.text(x, top - 8, label, mono=True, anchor=anchor, halo=True)
+    label = elide(label, 40)
+    wide = width(label, 12, True)
+    labelled = (x for x, event in view.marks if event.label and not is_keepalive(event))
+    tight = next(labelled, RIGHT) - x0 < wide + 30 and not view.crowded
+    places = [(x0 + 8, 0, "start"), (x0 + 8, 1, "start"), (x0 - 8, 0, "end"), (x0 - 8, 1, "end")]
+    if tight:
+        places = [places[2], places[1], places[3]] if again else [places[1], places[0]]
+    for x, row, anchor in places:
+        y = top - 8 - row * _ROW
+        box = sheet.box(x, y, label, anchor=anchor, mono=True)
+        if box.x0 >= LEFT and box.x1 <= WIDTH - 8 and sheet.free(box):
+            sheet.text(x, y, label, mono=True, anchor=anchor, halo=True)
             return
 
 
@@ -239,64 +292,67 @@ def _request(scene: _Scene, exchange: Exchange, x0: float, top: float, again: bo
 
 
 def _marks(exchange: Exchange) -> list[WireEvent]:
-    return [e for e in exchange.events if e.kind not in ("open", "close", "cut", "full") and e.name != "refused"]
+    """Return what is marked on a band: all but opens, ends and bodies of requests; of a failed request its answer."""
+    answer = exchange.answer
+    failed = answer is not None and answer.name[:1] in "45"
+    out: list[WireEvent] = []
+    for event in exchange.events:
+        if event is answer and failed:
+            out.append(replace(event, kind="error"))
+        elif event.kind == "body" and (failed or event.sender == "client"):
+            continue
+        elif event.kind not in ("open", "close", "cut", "full") and event.name != "refused":
+            out.append(event)
+    return out
 
 
-def _crowded(scene: _Scene, exchange: Exchange) -> bool:
-    marks = [event for event in _marks(exchange) if event.sender == "server"]
-    if len(marks) <= 8 or scene.dense:
-        return len(marks) > _MANY
-    room = scene.axis.x(_stop(exchange, Lane("", (exchange,)), scene.axis.span)) - scene.axis.x(exchange.start)
-    return len(marks) > _MANY or 11 * len(marks) > room * 0.9
-
-
-def _draw_marks(scene: _Scene, exchange: Exchange, top: float, x1: float, again: bool) -> None:
-    """Draw the marks of a band and label those that have room; marks of one instant stand side by side."""
-    sheet, middle = scene.sheet, top + _BAND / 2
-    crowded = _crowded(scene, exchange)
-    if crowded:
+def _draw_marks(scene: _Scene, view: _View, top: float) -> None:
+    """Draw the marks of a band and label those that have room."""
+    sheet, middle, exchange = scene.sheet, top + _BAND / 2, view.exchange
+    if view.crowded:
         _ticks(scene, exchange, middle)
-    replayed = _replayed(exchange) if again else set()
-    last = -99.0
-    for index, event in enumerate(_marks(exchange)):
-        shown = event.shown
-        if crowded and shown not in ("error", "lost"):
-            continue
-        if event.kind == "body" and event.sender == "client":
-            continue
-        sent = event.sender == "client"
-        labelled = bool(event.label) and not is_keepalive(event)
-        x = max(scene.axis.x(event.at), last + (14 if labelled else 11))
-        if sent:
-            sheet.arrow_up(x, top)
-            _label(sheet, event, x + 8, top, "ink", "start")
-            last = max(last, x - 8)
-            continue
-        last = x
-        replay = index in replayed
+    replayed = _replayed([event for _, event in view.marks], exchange)
+    idents = [(x, event.id) for x, event in view.marks if event.kind == "event" and event.id is not None]
+    near = [b[0] - a[0] < 6 + width(f"id {elide(b[1], 18)}", 12, True) for a, b in pairwise(idents)]
+    short = any(near) or (bool(idents) and idents[0][0] - view.x0 < 10 + width(f"id {idents[0][1]}", 12, True) / 2)
+    for index, (x, event) in enumerate(view.marks):
+        shown, replay = event.shown, index in replayed
         role = "hot" if shown in ("error", "lost") or replay else "ink"
+        if event.sender == "client":
+            sheet.arrow_up(x, top)
+            _label(sheet, _texts(event, short), x + 8, top, "ink", "start")
+            continue
         sheet.mark("replay" if replay else shown, x, middle, role)
-        if labelled and shown == "error":
+        if shown == "error":
             _error_label(sheet, event, x, top)
-        elif labelled:
-            _label(sheet, event, x, top, "mute" if shown in ("lost", "comment", "fields") else role, "middle")
+        elif event.label and not is_keepalive(event):
+            quiet = shown in ("lost", "comment", "fields")
+            _label(sheet, _texts(event, short), x, top, "mute" if quiet else role, "middle", view.x0)
 
 
-def _label(sheet: Sheet, event: WireEvent, x: float, top: float, role: str, anchor: str) -> None:
-    """Set a label above its mark, in the second row if the first is taken; none when both are: the text has it."""
-    texts = [elide(event.label, 22)]
+def _texts(event: WireEvent, short: bool) -> list[str]:
+    """Return what a mark may be labelled with, the best first."""
     if event.id is not None and event.kind == "event":
-        texts = [f"id {elide(event.id, 18)}", elide(event.id, 18)]
-    elif len(event.label) > 10 and event.kind != "event":
-        texts.append(elide(event.label, 10))
-    for text in texts:
-        box = sheet.box(x, top - 8, text, anchor=anchor, mono=True)
-        if box.x0 >= LEFT - 8 and sheet.free(box, 4):
-            sheet.text(x, top - 8, text, role=role, mono=True, anchor=anchor, halo=True)
+        return [elide(event.id, 18) if short else f"id {elide(event.id, 18)}"]
+    if event.kind == "event" and not event.label:
+        return [elide(event.name, 22)]
+    return [elide(event.label, 22), *([elide(event.label, 10)] if len(event.label) > 10 else [])]
+
+
+def _label(
+    sheet: Sheet, texts: Sequence[str], x: float, top: float, role: str, anchor: str, x0: float | None = None
+) -> None:
+    """Set a label above its mark, in the second row if the first is taken; none when both are: the text has it."""
+    places = [(x, 0, anchor, text) for text in texts]
+    if x0 is not None and x - x0 < 40:
+        places += [(x0 + 8, 0, "start", text) for text in texts]
+    places.append((x, 1, anchor, texts[0]))
+    for at, row, side, text in places:
+        y = top - 8 - row * _ROW
+        box = sheet.box(at, y, text, anchor=side, mono=True)
+        if box.x0 >= LEFT - 4 and sheet.free(box, 5):
+            sheet.text(at, y, text, role=role, mono=True, anchor=side, halo=True)
             return
-    box = sheet.box(x, top - 8 - _ROW, texts[0], anchor=anchor, mono=True)
-    if box.x0 >= LEFT - 20 and sheet.free(box, 4):
-        sheet.text(x, top - 8 - _ROW, texts[0], role=role, mono=True, anchor=anchor, halo=True)
 
 
 def _error_label(sheet: Sheet, event: WireEvent, x: float, top: float) -> None:
@@ -309,12 +365,11 @@ def _error_label(sheet: Sheet, event: WireEvent, x: float, top: float) -> None:
                 return
 
 
-def _replayed(exchange: Exchange) -> set[int]:
+def _replayed(marks: Sequence[WireEvent], exchange: Exchange) -> set[int]:
     """Return which marks of a resumed stream came at once with its answer: what was missed, sent again."""
     request, answer = exchange.request, exchange.answer
     if request is None or answer is None or not request.note.startswith("Last-Event-ID"):
         return set()
-    marks = _marks(exchange)
     times = [event.at for event in marks if event.kind == "event"]
     gaps = [b - a for a, b in pairwise(times)]
     near = max(0.005, 0.2 * max(gaps, default=0.0))
@@ -346,19 +401,12 @@ def _ticks(scene: _Scene, exchange: Exchange, middle: float, half: float = 7) ->
         scene.sheet.path(d, stroke="ink", width=2 if len(places) < 120 else 1)
 
 
-def _dense_marks(scene: _Scene, exchange: Exchange, middle: float, x0: float, x1: float) -> None:
-    if _crowded(scene, exchange):
-        _ticks(scene, exchange, middle, 5)
-        return
-    last = -99.0
-    for event in _marks(exchange):
-        if event.sender == "client":
-            continue
-        x = max(scene.axis.x(event.at), last + 11)
-        if x > max(x1, x0 + 10) + 4:
-            break
-        last = x
-        scene.sheet.mark(event.shown, x, middle)
+def _dense_marks(scene: _Scene, view: _View, middle: float) -> None:
+    if view.crowded:
+        _ticks(scene, view.exchange, middle, 5)
+    for x, event in view.marks:
+        if event.sender == "server":
+            scene.sheet.mark(event.shown, x, middle)
 
 
 def _verdict(sheet: Sheet, lane: Lane, middle: float) -> None:
@@ -402,38 +450,46 @@ def _batches(exchange: Exchange) -> list[tuple[float, int, str]]:
 
 
 def _bars(lane: Lane) -> bool:
-    """Whether a lane is told by sizes: many rows, or a body in several pieces."""
+    """Whether a lane is told by sizes: many rows, rows that came at once, or a body in several pieces."""
     for exchange in lane.exchanges:
-        lines = sum(event.kind == "line" for event in exchange.events)
+        times = [event.at for event in exchange.events if event.kind == "line"]
         pieces = max((len(e.arrivals) for e in exchange.events if e.kind == "body" and e.sender == "server"), default=0)
-        if lines > 12 or pieces > 1:
+        if len(times) > 12 or len(set(times)) < len(times) or pieces > 1:
             return True
     return False
 
 
-def _draw_bars(scene: _Scene, exchange: Exchange, top: float, lane: Lane, limit: float) -> float:
-    """Draw bars as tall as their bytes, and under them sizes and rows where all of them have room."""
-    sheet, axis = scene.sheet, scene.axis
+def _bar_places(scene: _Scene, exchange: Exchange, x0: float) -> tuple[list[tuple[float, int, str]], float, float]:
+    """Return the bars with their places, the least x at which the band may end, and a bar's width."""
     found = _batches(exchange)
-    bottom = top + _TALL
-    tallest = max((size for each in lane.exchanges for _, size, _ in _batches(each)), default=1)
-    wide = 14.0 if len(found) <= 30 else max(1.5, min(14.0, 500 / len(found)))
+    wide = 14.0 if len(found) <= 30 else max(1.0, min(14.0, 450 / len(found)))
     places: list[tuple[float, int, str]] = []
     for at, size, rows in found:
-        x = max(axis.x(at), (places[-1][0] + wide + 1) if places and wide >= 14 else 0)
-        places.append((x, size, rows))
+        least = (places[-1][0] + wide + 2 if places else x0 + 6) if wide >= 14 else x0 + 1
+        places.append((max(scene.axis.x(at), least), size, rows))
+    last = places[-1][0] + wide + 6 if places else x0 + 3
+    odd = sum(event.shown in ("error", "lost") for event in exchange.events)
+    return places, last + 20 * odd, wide
+
+
+def _draw_bars(scene: _Scene, view: _View, top: float, tallest: int, labels: bool) -> float:
+    """Draw bars as tall as their bytes, and under them sizes and rows where all of them have room."""
+    sheet, bottom = scene.sheet, top + _TALL
+    places, _, wide = _bar_places(scene, view.exchange, view.x0)
     for x, size, _ in places:
         tall = max(48 * size / tallest, 1.5)
         sheet.rect(x, bottom - tall, wide, tall, "ink")
-    for event in exchange.events:
-        if event.shown in ("error", "lost") and event.kind != "open":
-            x = max(axis.x(event.at), places[-1][0] + wide + 10 if places else 0)
-            sheet.mark(event.shown, x, top + _TALL / 2)
+    last = places[-1][0] + wide + 2 if places else view.x0
+    for event in view.exchange.events:
+        if event.shown in ("error", "lost") and event.name != "refused":
+            last = max(scene.axis.x(event.at), last + 10)
+            sheet.mark(event.shown, last, top + _TALL / 2)
             if event.shown == "error":
-                _error_label(sheet, event, x, top)
+                _error_label(sheet, event, last, top)
             else:
-                _label(sheet, event, x, top, "mute", "middle")
-    return _bar_labels(sheet, places, wide, bottom)
+                _label(sheet, _texts(event, False), last, top, "mute", "middle")
+            last += 10
+    return _bar_labels(sheet, places, wide, bottom) if labels else bottom
 
 
 def _bar_labels(sheet: Sheet, places: Sequence[tuple[float, int, str]], wide: float, bottom: float) -> float:
@@ -477,7 +533,7 @@ def _measures(scene: _Scene, lane: Lane, top: float) -> float:
             if scene.axis.x(at + gap) - scene.axis.x(at) >= 12:
                 x0, x1 = scene.axis.x(at), scene.axis.x(at + gap)
                 drawn |= scene.sheet.measure(x0, x1, y, f"{duration(gap)}, the longest silence")
-        elif _crowded(scene, exchange):
+        elif len(_marks(exchange)) > 8 and _view(scene, lane, exchange, False).crowded:
             drawn |= _pace(scene, exchange, y)
     return y + 5 if drawn else top + _BAND
 

@@ -276,7 +276,8 @@ def _headline(found: Sequence[Strip]) -> str:
     carried = sum(len(part.raw) for strip in found for part in strip.parts if part.payload)
     if len(found) == 1:
         return f"Under the microscope: {size} bytes on the wire carry {carried}"
-    return f"Under the microscope: {len(found)} frames, {size} bytes, carry {carried}"
+    noun = "frames" if all(strip.title.startswith("WebSocket") for strip in found) else "messages"
+    return f"Under the microscope: {len(found)} {noun}, {size} bytes, carry {carried}"
 
 
 def _describe(found: Sequence[Strip]) -> str:
@@ -293,9 +294,7 @@ def _plural(number: int) -> str:
 
 def _strip(sheet: Sheet, strip: Strip, top: float) -> float:
     """Draw a strip, on several lines when its parts need them; return the lowest y it used."""
-    sheet.text(MARGIN, top, strip.title, weight=600, size=13)
-    x = MARGIN + width(strip.title, 13, weight=600) + 10
-    sheet.text(x, top, fit(strip.sub, WIDTH - MARGIN - x), role="mute")
+    sheet.title_line(top, strip.title, strip.sub)
     y = top + 16
     bottom = y
     for line, cell in _lines(strip.parts):
@@ -407,7 +406,7 @@ def _captions(sheet: Sheet, places: Sequence[tuple[Part, float, float]], y: floa
         sheet.text(x, y + 68 + level * _LEVEL, name, role=role, weight=600, anchor=anchor)
         sheet.text(x, y + 84 + level * _LEVEL, meaning, role="mute", anchor=anchor)
         edge = x1 - wide if right else x0
-        limits[level] = edge - 10
+        limits[level] = edge - 8
         for passed in range(level):
             limits[passed] = min(limits[passed], x0 - 6)
         lowest = max(lowest, level)
