@@ -7,6 +7,7 @@ the reader guessed and what the author says happened; give `reveal` facts that a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from labserver.errors import LabError
@@ -157,6 +158,7 @@ _WORDS: dict[type, Callable[[Any], str]] = {
 
 
 def _plain(value: object) -> str:
+    value = value.value if isinstance(value, Enum) else value
     return _WORDS.get(type(value), repr)(value)
 
 
