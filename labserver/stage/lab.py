@@ -111,7 +111,8 @@ def lab_app(
     for name, part in mounted.items():
         app.mount(f"/broken/{name}", part, name=name)
     _add_index(app, [twin for twin, _ in known])
-    give_settings(app, settings)
+    if settings is not None:
+        give_settings(app, settings)
     return app
 
 

@@ -247,7 +247,8 @@ def _engine(order: _Order, reports: _Reports) -> Engine:
     from labserver.stage.server import give_settings, resolve
 
     app = resolve(order.target, factory=order.options.pop("factory", None))
-    give_settings(app, order.settings)
+    if order.settings is not None:
+        give_settings(app, order.settings)
     log = _ReportedLog(reports, access=order.options.get("access_log", True))
     return Engine(app, log, order.options)
 

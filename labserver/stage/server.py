@@ -284,7 +284,7 @@ def _thread(name: str, app: Any, settings: Settings | None, log: Log, options: d
 
         app = lab_app
     served = resolve(app, factory=options.pop("factory", None))
-    give_settings(served, settings)
+    _lend_settings(served, settings)
     return served, _InThread(name, served, log, options)
 
 
@@ -325,32 +325,48 @@ def _takes_no_arguments(thing: Any) -> bool:
     return True
 
 
-class _Given:
-    """A dependency override of ours: told from a user's own, and taken back by the next `start` without settings."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __call__(self) -> Settings:
-        return self._settings
-
-
-def give_settings(app: Any, settings: Settings | None) -> None:
-    """Make `Depends(get_settings)` give `settings` in this app and all apps mounted in it; None undoes that.
+def give_settings(app: Any, settings: Settings) -> None:
+    """Make `Depends(get_settings)` give `settings` in this app and in all apps mounted in it, for good.
 
     Raises:
-        LabError: there are settings to give, and no FastAPI app to take them.
+        LabError: there is no FastAPI app to take them.
     """
-    taken = False
-    for part in _apps(app):
-        overrides = part.dependency_overrides
-        if settings is not None:
-            overrides[get_settings] = _Given(settings)
-        elif isinstance(overrides.get(get_settings), _Given):
-            del overrides[get_settings]
-        taken = True
-    if settings is not None and not taken:
+    parts = list(_apps(app))
+    for part in parts:
+        part.dependency_overrides[get_settings] = lambda: settings
+    if not parts:
         raise LabError("settings= reaches endpoints of a FastAPI app through Depends(get_settings): serve such an app.")
+
+
+class _Lent:
+    """A dependency override of `start`, with the one that was there before."""
+
+    def __init__(self, settings: Settings, before: Any) -> None:
+        self.settings = settings
+        self.before = before.before if isinstance(before, _Lent) else before
+
+    def __call__(self) -> Settings:
+        return self.settings
+
+
+def _lend_settings(app: Any, settings: Settings | None) -> None:
+    """Give `settings` until the app is started again; None takes back what an earlier `start` lent."""
+    parts = list(_apps(app))
+    before = [part.dependency_overrides.get(get_settings) for part in parts]
+    if settings is not None:
+        give_settings(app, settings)
+    for part, old in zip(parts, before, strict=True):
+        if settings is not None:
+            part.dependency_overrides[get_settings] = _Lent(settings, old)
+        elif isinstance(old, _Lent):
+            _put_back(part.dependency_overrides, old.before)
+
+
+def _put_back(overrides: dict[Any, Any], before: Any) -> None:
+    if before is None:
+        del overrides[get_settings]
+    else:
+        overrides[get_settings] = before
 
 
 def _apps(app: Any) -> Iterator[Any]:

@@ -119,8 +119,9 @@ def get(live: LiveServer, path: str) -> httpx.Response:
 
 
 def test_serves_from_another_process(folder: Path) -> None:
-    live = start("away:app", process=True)
+    live = start("away:app", process=True, settings=Settings(sse_interval=0.125))
     assert live.kind == "process"
+    assert get(live, "/settings").json() == 0.125
     assert live.alive
     assert repr(live) == "<LiveServer 'lab' running>"
     pid = get(live, "/pid").json()
@@ -135,7 +136,8 @@ def test_serves_from_another_process(folder: Path) -> None:
 def test_an_object_and_a_factory_are_found_by_import(folder: Path) -> None:
     away = importlib.import_module("away")
     assert importable(away.app) == "away:app"
-    assert get(start(away.app, process=True), "/main").json() is True
+    assert importable(away.make) == "away:make"
+    assert importable("away:app") == "away:app"
     assert get(start(away.make, process=True), "/main").json() is True
 
 
@@ -144,17 +146,7 @@ def test_what_only_a_cell_knows_is_one_sentence() -> None:
         start(FastAPI(), process=True)
 
 
-def test_stop_runs_finally_blocks_and_the_lifespan(folder: Path) -> None:
-    live = start("away:app", process=True)
-    with httpx.Client() as client, client.stream("GET", f"{live.url}/sse") as response:
-        chunks = response.iter_raw()
-        next(chunks)
-        assert live.stop()
-    assert (folder / "ended").read_text() == "sse lifespan "
-    assert live.errors() == []
-
-
-def test_stop_is_quick_with_an_open_stream(folder: Path) -> None:
+def test_stop_is_quick_and_runs_finally_blocks_and_the_lifespan(folder: Path) -> None:
     live = start("away:app", process=True)
     with httpx.Client() as client, client.stream("GET", f"{live.url}/sse") as response:
         chunks = response.iter_raw()
@@ -162,14 +154,22 @@ def test_stop_is_quick_with_an_open_stream(folder: Path) -> None:
         began = time.perf_counter()
         assert live.stop()
         assert time.perf_counter() - began < 1.0  # 0.3 s on a machine of its own
+    assert (folder / "ended").read_text() == "sse lifespan "
+    assert live.errors() == []
 
 
-def test_stop_kills_a_frozen_loop(folder: Path) -> None:
+@pytest.mark.parametrize("end", ["stop", "rescue"])
+def test_a_frozen_loop_is_killed_with_what_it_started(folder: Path, end: str) -> None:
     live = start("away:app", process=True)
-    pid = get(live, "/pid").json()
+    pid, grandchild = get(live, "/pid").json(), get(live, "/grandchild").json()
     _freeze(live)
-    assert live.stop()
+    if end == "stop":
+        assert live.stop()
+    else:
+        assert rescue().twin == "lab (process): stopped"
+    assert not live.alive
     assert gone(pid)
+    until(lambda: gone(grandchild))
 
 
 def _freeze(live: LiveServer) -> None:
@@ -177,14 +177,6 @@ def _freeze(live: LiveServer) -> None:
         next(response.iter_raw())
     with pytest.raises(httpx.TimeoutException):
         httpx.get(f"{live.url}/main", timeout=0.3)
-
-
-def test_stop_kills_what_the_app_started(folder: Path) -> None:
-    live = start("away:app", process=True)
-    grandchild = get(live, "/grandchild").json()
-    _freeze(live)  # so that the app itself can't end it
-    assert live.stop()
-    until(lambda: gone(grandchild))
 
 
 OWNER = """
@@ -244,26 +236,19 @@ def test_logs_come_home_and_nothing_is_printed(folder: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-def test_settings_cross_over(folder: Path) -> None:
-    live = start("away:app", process=True, settings=Settings(sse_interval=0.125))
-    assert get(live, "/settings").json() == 0.125
-
-
 def test_a_failing_start_is_one_sentence(folder: Path) -> None:
+    (folder / "typo.py").write_text("1 / 0")
     for app, sentence in (
-        ("away:broken", "ZeroDivisionError"),
-        ("away:missing", "module:attribute"),
+        ("away:broken", "did not start: ZeroDivisionError"),
         ("nowhere:app", "module:attribute"),
+        ("typo:app", "can't be loaded: ZeroDivisionError"),
     ):
         with pytest.raises(LabError, match=sentence):
             start(app, process=True)
-    (folder / "typo.py").write_text("1 / 0")
-    with pytest.raises(LabError, match="can't be loaded: ZeroDivisionError"):
-        start("typo:app", process=True)
 
 
 def test_a_port_in_use_is_one_sentence(folder: Path) -> None:
-    taken = start("away:app", name="first", process=True)
+    taken = start("away:app", name="first")
     with pytest.raises(LabError, match="leave out port="):
         start("away:app", name="second", process=True, port=taken.port)
 
@@ -283,33 +268,22 @@ def test_a_child_that_dies_is_seen(folder: Path) -> None:
 
 
 def test_running_again_replaces_thread_by_process_and_back(folder: Path) -> None:
-    first = start("away:app")
-    second = start("away:app", process=True)
-    third = start("away:app")
-    assert [live.alive for live in (first, second, third)] == [False, False, True]
-
-
-def test_its_loop_is_out_of_reach(folder: Path) -> None:
     async def anything() -> None: ...
 
-    live = start("away:app", process=True)
+    first = start("away:app")
+    second = start("away:app", process=True)
     with pytest.raises(LabError, match="without process=True"):
-        live.submit(anything())
+        second.submit(anything())
+    third = start("away:app")
+    assert [live.alive for live in (first, second, third)] == [False, False, True]
 
 
 def test_nothing_leaks(folder: Path) -> None:
     here = psutil.Process()
     start("away:app", process=True).stop()
     threads, descriptors = here.num_threads(), here.num_fds()
-    for _ in range(3):
+    for _ in range(2):
         start("away:app", process=True).stop()
     until(lambda: here.num_threads() <= threads)
     assert here.num_fds() <= descriptors
     assert here.children() == []
-
-
-def test_rescue_ends_a_frozen_child(folder: Path) -> None:
-    live = start("away:app", process=True)
-    _freeze(live)
-    assert rescue().twin == "lab (process): stopped"
-    assert not live.alive
