@@ -46,12 +46,14 @@ $(VENV)/.ok: pyproject.toml uv.lock $(STALE)
 
 env: $(VENV)/.ok
 
+# JupyterLab asks nobody outside for news or updates; root has to say that it means it; no screen, no browser.
+LAB := --LabApp.log_level=WARN --ServerApp.log_level=WARN --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+  --LabApp.extension_manager=readonly
+SCREEN = [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || { [ "$$(uname)" = Darwin ] && [ -z "$$SSH_CONNECTION" ]; }
+
 lab: env
-	@$(PY) -m jupyter lab --ServerApp.root_dir=. --ServerApp.log_level=WARN \
-	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
-	  $$([ "$$(id -u)" = 0 ] && echo --allow-root) \
-	  $$([ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || { [ "$$(uname)" = Darwin ] && [ -z "$$SSH_CONNECTION" ]; } || echo --no-browser) \
-	  $(ARGS)
+	@exec $(PY) -m jupyterlab $(LAB) $$([ "$$(id -u)" != 0 ] || echo --allow-root) $$($(SCREEN) || echo --no-browser) $(ARGS)
 
 test: env
 	$(PY) -m pytest $(ARGS)
