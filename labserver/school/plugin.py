@@ -87,7 +87,8 @@ def answer(request: pytest.FixtureRequest) -> Iterator[AnswerUnderTest]:
     with ExitStack() as stack:
         tape = stack.enter_context(Tape(str(address.hostname), int(address.port or 80)))
         request.node.stash[_TAPE] = tape
-        yield AnswerUnderTest(tape.url.rstrip("/"), tape.ws_url.rstrip("/"), Random(seed))
+        direct = f"http://{address.netloc}"
+        yield AnswerUnderTest(tape.url.rstrip("/"), tape.ws_url.rstrip("/"), direct, Random(seed))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -65,9 +65,9 @@ def checked(report: Report, known: Exercise, remarks: Iterable[str] = ()) -> Htm
     if know is not None:
         title = report.misconception.replace("_", " ")
         body.append(
-            f'<div class="know"><p class="hot">{_rich(title)}</p><p>{_rich(know.says)}</p>{_link(know.see)}</div>'
+            f'<div class="know"><p class="hot">A common mistake: {_rich(title)}</p><p>{_rich(know.says)}</p>{_link(know.see)}</div>'
         )
-        lines += [f"A known misconception, {title}: {know.says}", f"See {know.see}"]
+        lines += [f"A common mistake, {title}: {know.says}", f"See {know.see}"]
     if report.checks:
         first = next((check for check in report.checks if not check.passed), None)
         body.append(_table(_row(check, check is first) for check in report.checks))
@@ -158,7 +158,8 @@ def _tape(check: CheckResult | None) -> str:
         return ""
     data = b64encode(check.tape_svg.encode()).decode()
     alt = escape(f"What went over the wire. {check.tape_text}")
-    return f'<img alt="{alt}" width="840" src="data:image/svg+xml;base64,{data}">'
+    said = '<p class="mute" style="margin-top:14px">The first check that failed, on the wire:</p>'
+    return f'{said}<img alt="{alt}" width="840" src="data:image/svg+xml;base64,{data}">'
 
 
 def _link(see: str) -> str:

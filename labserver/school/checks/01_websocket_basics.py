@@ -226,10 +226,10 @@ async def talk(peer: Peer, pairs: list[tuple[int, int]]) -> None:
         await ask(peer, a, b)
 
 
-async def online(answer: AnswerUnderTest) -> int:
+async def online(answer: AnswerUnderTest, *, taped: bool = False) -> int:
     """Return what `GET /online` says."""
     expected = '{"online": n} from GET /online'
-    body = await answer.get_json("/online", expected)
+    body = await answer.get_json("/online", expected, taped=taped)
     count = body.get("online") if isinstance(body, dict) else None
     if not isinstance(count, int):
         raise Failed(f"GET /online answered {json.dumps(body)}", expected)
@@ -261,5 +261,7 @@ async def expect_online(answer: AnswerUnderTest, count: int, before: int, when: 
         seen = await online(answer)
         return seen == count
 
-    if not await until(right):
+    in_time = await until(right)
+    await online(answer, taped=True)
+    if not in_time:
         raise Failed(f"GET /online said {seen} when {when}", f"{count} ({before} before the check)")
