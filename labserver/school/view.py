@@ -65,7 +65,8 @@ def checked(report: Report, known: Exercise, remarks: Iterable[str] = ()) -> Htm
     if know is not None:
         title = report.misconception.replace("_", " ")
         body.append(
-            f'<div class="know"><p class="hot">A common mistake: {_rich(title)}</p><p>{_rich(know.says)}</p>{_link(know.see)}</div>'
+            f'<div class="know"><p class="hot">A common mistake: {_rich(title)}</p>'
+            f"<p>{_rich(know.says)}</p>{_link(know.see)}</div>"
         )
         lines += [f"A common mistake, {title}: {know.says}", f"See {know.see}"]
     if report.checks:

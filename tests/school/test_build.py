@@ -1,0 +1,63 @@
+"""Exercises are what their solutions make, and nothing of a solution is left in them."""
+
+import json
+
+import pytest
+
+from labserver.errors import LabError
+from labserver.school import build
+from labserver.school.catalogue import exercise, exercise_ids
+
+IDS = exercise_ids()
+
+
+def test_what_is_committed_is_what_solutions_make():
+    assert build.stale() == []
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_nothing_of_the_solution_is_left(id):
+    known = exercise(id)
+    shipped = known.notebook.read_text() + known.starter.read_text()
+    for cell in json.loads(known.solution.read_text())["cells"]:
+        inside = False
+        for line in cell["source"]:
+            mark = line.strip()
+            if mark in (build.BEGIN, build.END):
+                inside = mark == build.BEGIN
+            elif inside and len(mark) > 12:
+                assert json.dumps(mark)[1:-1] not in shipped, mark
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_points_and_hints(id):
+    known = exercise(id)
+    assert known.max_points == 100
+    assert len(known.hints) == 3
+    assert len({check.name for check in known.checks}) == len(known.checks)
+
+
+def test_region_becomes_one_ellipsis():
+    source = "def f():\n    # BEGIN SOLUTION\n    a\n\n    b\n    # END SOLUTION\n    return 1"
+    assert build.without_solution(source) == "def f():\n    ...\n    return 1"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["# BEGIN SOLUTION\na", "a\n# END SOLUTION", "# BEGIN SOLUTION\n# BEGIN SOLUTION\n# END SOLUTION"],
+)
+def test_mark_without_partner(source):
+    with pytest.raises(LabError, match="has no partner"):
+        build.without_solution(source)
+
+
+def test_change_of_an_exercise_is_told(tmp_path, monkeypatch):
+    known = exercise(IDS[0])
+    changed = json.loads(known.notebook.read_text())
+    changed["cells"][0]["source"] = ["another text"]
+    for folder in ("exercises", "solutions"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "exercises" / known.notebook.name).write_text(json.dumps(changed))
+    (tmp_path / "solutions" / known.solution.name).write_text(known.solution.read_text())
+    monkeypatch.setattr("labserver.school.catalogue.ROOT", tmp_path)
+    assert build.stale() == [f"exercises/{known.notebook.name} is not what its solution makes."]

@@ -1,0 +1,191 @@
+"""Verdicts of checks: failed, unstable, timeout, never ran, error; nothing left behind. Real processes and sockets."""
+
+import threading
+from textwrap import dedent
+
+import pytest
+
+from labserver.errors import LabError
+from labserver.school import catalogue
+from labserver.school.run import AnswerDied, run_checks, serving
+
+APP = dedent("""
+    from fastapi import FastAPI
+    app = FastAPI()
+    counter = iter(range(1000))
+
+    @app.get("/n")
+    async def n():
+        return next(counter)
+""")
+HEAD = dedent("""
+    import asyncio, time
+    from labserver.school.checking import Failed, Misconception, points
+    from labserver.school.wire import AnswerUnderTest
+    TITLE, OBJECT, HINTS = "Sample", "app", ("a", "b", "c")
+    MISCONCEPTIONS = {}
+""")
+
+
+@pytest.fixture(scope="module")
+def url():
+    with serving(APP, "app") as url:
+        yield url
+
+
+@pytest.fixture
+def checks(tmp_path, monkeypatch):
+    """Return a function that makes an exercise `90_sample` of the given checks."""
+    monkeypatch.setattr(catalogue, "CHECKS", tmp_path)
+
+    def make(*bodies, **marks):
+        text = HEAD
+        for n, body in enumerate(bodies):
+            options = "".join(f", {name}={value!r}" for name, value in marks.items())
+            text += (
+                f"\n@points(10, hint='h'{options})\nasync def check_c{n}(answer: AnswerUnderTest):\n    '''Do it.'''\n"
+            )
+            text += "".join(f"    {line}\n" for line in dedent(body).strip().splitlines())
+        (tmp_path / "90_sample.py").write_text(text)
+        catalogue.exercise.cache_clear()
+        return "90_sample"
+
+    yield make
+    catalogue.exercise.cache_clear()
+
+
+def verdicts(report):
+    return [check.verdict for check in report.checks]
+
+
+def test_passed_and_failed(checks, url):
+    id = checks("await answer.get_json('/n', 'a number')", "raise Failed('this', 'that')")
+    report = run_checks(url, id)
+    assert verdicts(report) == ["passed", "failed"]
+    assert (report.verdict, report.points, report.max_points) == ("partial", 10, 20)
+    assert (report.checks[1].seen, report.checks[1].expected, report.checks[1].hint) == ("this", "that", "h")
+
+
+def test_failure_inside_a_task_group_is_told(checks, url):
+    body = """
+        async def fail():
+            raise Failed('this', 'that')
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+    """
+    assert run_checks(url, checks(body)).checks[0].seen == "this"
+
+
+def test_now_and_then_is_unstable(checks, url):
+    body = """
+        if await answer.get_json('/n', 'a number') % 2:
+            raise Failed('odd', 'even')
+    """
+    report = run_checks(url, checks(body, repeat=4))
+    assert verdicts(report) == ["unstable"]
+    assert (report.checks[0].earned, report.checks[0].seen) == (0, "odd")
+    assert report.checks[0].tape_svg.startswith("<svg")
+    assert "GET /n" in report.checks[0].tape_text
+
+
+def test_always_wrong_is_failed_and_not_repeated_for_ever(checks, url):
+    report = run_checks(url, checks("raise Failed(str(answer.random.random()), '')", repeat=50))
+    assert verdicts(report) == ["failed"]
+    assert report.checks[0].seconds < 5
+
+
+def test_a_check_past_its_own_deadline(checks, url):
+    report = run_checks(url, checks("await asyncio.sleep(60)", "pass", deadline=0.2))
+    assert verdicts(report) == ["timeout", "passed"]
+
+
+def test_a_check_that_blocks_ends_the_run(checks, url):
+    report = run_checks(url, checks("pass", "time.sleep(60)", "pass"), timeout=4)
+    assert verdicts(report) == ["passed", "timeout", "never ran"]
+    assert report.verdict == "partial"
+
+
+def test_a_broken_check_is_our_fault(checks, url):
+    report = run_checks(url, checks("pass", "1 / 0"))
+    assert (report.verdict, verdicts(report)) == ("not checked", ["passed", "error"])
+    assert "no fault of the answer: c1: the check itself broke: ZeroDivisionError" in report.reason
+
+
+def test_a_file_that_can_t_be_loaded_is_our_fault(checks, url, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import nothing_of_that_name")
+    report = run_checks(url, checks("pass"), files=[broken])
+    assert report.verdict in ("not checked", "timed out")
+    assert report.points == 0
+
+
+def test_same_seed_same_payloads_and_other_seeds_others(checks, url):
+    id = checks("raise Failed(str(answer.random.random()), '')")
+    assert run_checks(url, id, seed=5).checks[0].seen == run_checks(url, id, seed=5).checks[0].seen
+    first, second = run_checks(url, id), run_checks(url, id)
+    assert first.seed != second.seed
+    assert first.checks[0].seen != second.checks[0].seen
+
+
+def test_a_dead_server_is_a_failure(checks):
+    report = run_checks("http://127.0.0.1:9", checks("await answer.get_json('/n', 'a number')"))
+    assert verdicts(report) == ["failed"]
+
+
+def test_unknown_exercise():
+    with pytest.raises(LabError, match="There is no exercise"):
+        run_checks("http://127.0.0.1:9", "77_none")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x = ", "SyntaxError: invalid syntax (line 1: x =)"),
+        ("await x", "SyntaxError: 'await' outside function (line 1: await x)"),
+        ("a = 1\nb = c", "NameError: name 'c' is not defined (line 2: b = c)"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import os\nos._exit(3)", "ended by itself (exit code 3)"),
+        ("a = 1", "does not define `app`"),
+        ("app = ...", "`app` is still `...`"),
+        ("app = None", "`app` is None"),
+        ("app = 3", "`app` is an int"),
+        ("from fastapi import FastAPI as app", "`app` is the class FastAPI: pass an instance"),
+        ("from fastapi import APIRouter\napp = APIRouter()", "an APIRouter: include it"),
+        ("def app(): pass", "`app` is a function"),
+        (
+            "from fastapi import FastAPI\nfrom contextlib import asynccontextmanager\n@asynccontextmanager\n"
+            "async def life(app):\n    raise RuntimeError('no database')\n    yield\napp = FastAPI(lifespan=life)",
+            "start-up failed: RuntimeError: no database",
+        ),
+    ],
+)
+def test_an_answer_that_can_t_be_served_is_one_sentence(source, says):
+    with pytest.raises(AnswerDied) as caught, serving(source, "app"):
+        pass
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_does_not_start_is_given_up():
+    with pytest.raises(AnswerDied, match="within 2 s"), serving("import time\ntime.sleep(60)", "app", timeout=2):
+        pass
+
+
+def test_an_answer_that_calls_the_notebook_s_functions_is_served():
+    tail = "\nfrom labserver.school import begin, check\nbegin('01_websocket_basics')\ncheck(app)\n"
+    with serving(APP + tail, "app") as url:
+        assert url.startswith("http://127.0.0.1:")
+
+
+def test_interrupted_in_the_middle_leaves_nothing(checks, url, tmp_path, monkeypatch):
+    psutil = pytest.importorskip("psutil")
+    me = psutil.Process()
+    before = {child.pid for child in me.children()}
+    timer = threading.Timer(2.0, lambda: __import__("_thread").interrupt_main())
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_checks(url, checks("await asyncio.sleep(60)", deadline=60.0), timeout=50)
+    finally:
+        timer.cancel()
+    assert {child.pid for child in me.children()} <= before

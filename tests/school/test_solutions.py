@@ -1,0 +1,77 @@
+"""Proof of the checks: starters are not attempted, right answers get full marks, wrong ones fail just their checks."""
+
+import ast
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from labserver.school.answer import read_answer
+from labserver.school.catalogue import ROOT, exercise, exercise_ids
+from labserver.school.run import run_checks, serving
+from labserver.school.verdicts import Report
+
+WRONG = ROOT / "solutions" / "wrong"
+RIGHT = ROOT / "solutions" / "right"
+IDS = exercise_ids()
+WRONG_ANSWERS = sorted(path.relative_to(WRONG).as_posix() for path in WRONG.glob("*/*.py"))
+RIGHT_ANSWERS = sorted(path.relative_to(RIGHT).as_posix() for path in RIGHT.glob("*/*.py"))
+
+
+def judge(source: str, id: str) -> Report:
+    with serving(source, exercise(id).object) as url:
+        return run_checks(url, id)
+
+
+@lru_cache(maxsize=1)
+def judged() -> dict[str, Report]:
+    """All wrong answers, two at a time: they mostly wait."""
+    with ThreadPoolExecutor(2) as pool:
+        reports = pool.map(lambda name: judge((WRONG / name).read_text(), name.partition("/")[0]), WRONG_ANSWERS)
+        return dict(zip(WRONG_ANSWERS, reports, strict=True))
+
+
+def fails(path: Path) -> frozenset[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FAILS":
+            return frozenset(ast.literal_eval(node.value))
+    raise AssertionError(f"{path} declares no FAILS")
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_as_shipped_it_is_not_attempted(id):
+    assert not read_answer(exercise(id).notebook).attempted
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_solution_gets_full_marks(id):
+    answer = read_answer(exercise(id).solution)
+    report = judge(answer.source, id)
+    assert report.solved, [(check.name, check.seen) for check in report.checks if not check.passed]
+    assert report.points == 100
+
+
+@pytest.mark.parametrize("name", RIGHT_ANSWERS)
+def test_another_right_answer_gets_full_marks(name):
+    report = judge((RIGHT / name).read_text(), name.partition("/")[0])
+    assert report.solved, [(check.name, check.seen) for check in report.checks if not check.passed]
+
+
+@pytest.mark.parametrize("name", WRONG_ANSWERS)
+def test_wrong_answer_fails_exactly_its_checks(name):
+    report = judged()[name]
+    assert report.failed == fails(WRONG / name)
+    assert report.misconception == Path(name).stem
+    assert all(check.seen and check.expected for check in report.checks if not check.passed)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_table_of_misconceptions_is_that_of_the_wrong_answers(id):
+    known = exercise(id)
+    declared = {path.stem: fails(path) for path in (WRONG / id).glob("*.py")}
+    assert {name: each.fails for name, each in known.misconceptions.items()} == declared
+    assert len(declared) >= 3
+    assert len(set(declared.values())) == len(declared), "two wrong answers that no check tells apart"
+    assert set().union(*declared.values()) == {check.name for check in known.checks}, "a check that nothing fails"
+    assert all((ROOT / each.see.partition("#")[0]).suffix == ".ipynb" for each in known.misconceptions.values())
