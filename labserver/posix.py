@@ -34,6 +34,7 @@ __all__ = [
     "own_process_ids",
     "processes",
     "reap",
+    "remove",
     "run_before_others",
     "supervisor_command",
     "tree",
@@ -244,7 +245,8 @@ def kill_tree(root: int, *, timeout: float = _KILL_TIMEOUT) -> int:
     """Kill every descendant of `root`, and look again until there is none; return how many live ones were found.
 
     Killing a whole group is one step for the kernel, so not even a fork bomb gets away within its group; what left the
-    group is found by its parent. If `root` is the calling process, the dead are reaped.
+    group is found by its parent. If `root` is the calling process, the dead are reaped; only then, and after
+    `adopt_orphans`, is it certain that a child born in between is found as well.
     """
     killed: set[int] = set()
     deadline = time.monotonic() + timeout
@@ -339,6 +341,7 @@ class _Supervisor:
         self.output = _Output(limits.output_bytes)
         self.peak = 0
         self.code: int | None = None
+        self.orphaned = False  # our starter is dead and nobody will clean up after us
 
     def run(self, command: list[str]) -> dict[str, Any]:
         adopt_orphans()
@@ -408,6 +411,7 @@ class _Supervisor:
                     self._drain(output)
                 for key, _ in ready.select(max(0.0, min(deadline, look_at) - now)):
                     if key.fd == 0:
+                        self.orphaned = not os.read(0, 1)
                         return "stopped"
                     if code := os.read(status, 16):
                         self.code = int(code)
@@ -434,19 +438,35 @@ class _Supervisor:
 
 def _main(argument: str) -> None:
     request = json.loads(argument)
-    result = _Supervisor(Limits(**request["limits"])).run(request["command"])
-    sys.stdout.write(json.dumps(result))
-    sys.stdout.flush()
+    supervisor = _Supervisor(Limits(**request["limits"]))
+    result = supervisor.run(request["command"])
+    if supervisor.orphaned:
+        # in place: with its first process, our namespace has lost the right to start others
+        os.execvp("rm", ["rm", "-rf", "--", request["folder"]])
+    else:
+        sys.stdout.write(json.dumps(result))
+        sys.stdout.flush()
 
 
-def supervisor_command(command: list[str], limits: Limits) -> list[str]:
+def remove(folder: Path) -> None:
+    """Remove a folder that belonged to an untrusted process.
+
+    Not by `shutil.rmtree`, which stops at folders without permissions and at those nested deeper than Python recurses.
+    """
+    for command in (["rm", "-rf", "--"], ["chmod", "-R", "u+rwx", "--"], ["rm", "-rf", "--"]):
+        subprocess.run([*command, folder], cwd="/", stderr=subprocess.DEVNULL)
+        if not folder.exists():
+            break
+
+
+def supervisor_command(command: list[str], limits: Limits, folder: Path) -> list[str]:
     """Return the command line that runs `command` under a supervisor.
 
-    The supervisor holds its stdin as a lifeline: it kills the tree when that is closed, also by the death of the
-    starter. Its stdout is one JSON object: `ended` (see `Ended`), `code`, `escaped` (processes besides the main one
-    that had to be killed), `output` (base64), `output_bytes`, `peak_bytes`.
+    The supervisor holds its stdin as a lifeline: a byte there tells it to kill the tree, its end (by the death of the
+    starter) to remove `folder` as well. Its stdout is one JSON object: `ended` (see `Ended`), `code`, `escaped`
+    (processes besides the main one that had to be killed), `output` (base64), `output_bytes`, `peak_bytes`.
     """
-    request = json.dumps({"command": command, "limits": asdict(limits)})
+    request = json.dumps({"command": command, "limits": asdict(limits), "folder": str(folder)})
     return [sys.executable, "-I", "-S", __file__, request]
 
 

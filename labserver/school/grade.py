@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -41,6 +42,8 @@ START_TIMEOUT = 15.0
 """Seconds from an answer's start until it serves: importing FastAPI takes 1, on a busy machine 3."""
 
 LIMITS = Limits(seconds=START_TIMEOUT + CHECKS_TIMEOUT + 5)
+_RESPONSE_TIMEOUT = 3.0  # seconds for one byte from a server that is not blocked
+_GONE_TIMEOUT = 0.05  # seconds until the end of a process that died in the last check has been noticed
 _OUTPUT_CHARACTERS = 4000  # of what an answer printed, shown to the student: its last traceback
 
 
@@ -154,7 +157,22 @@ def _serve_and_check(answer: Answer, box: Sandbox, seed: int) -> Report:
     if told is None or "port" not in told:
         reason = printable(str((told or {}).get("error", "")))
         return _never_ran(answer.exercise, "crashed", reason or "Its process ended by itself before it served.")
-    return run_checks(f"http://127.0.0.1:{int(told['port'])}", answer.exercise, timeout=CHECKS_TIMEOUT, seed=seed)
+    port = told["port"]
+    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, timeout=CHECKS_TIMEOUT, seed=seed)
+    if report.solved or box.ended(_GONE_TIMEOUT) or _responds(port):
+        return report
+    reason = "It no longer answers anything: does a loop without `await`, or `time.sleep`, block its event loop?"
+    return replace(report, reason=report.reason or reason, misconception="")
+
+
+def _responds(port: int) -> bool:
+    """Whether a server still says anything at all to a request."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), _RESPONSE_TIMEOUT) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            return bool(client.recv(1))
+    except OSError:
+        return False
 
 
 def _announced(path: Path) -> dict[str, Any] | None:
@@ -183,7 +201,7 @@ def _with_end(report: Report, outcome: Outcome, *, by_itself: bool) -> tuple[Rep
         known = report.reason.startswith("Its process ended")
         return replace(report, reason=why + " before it served." if known else report.reason), tuple(notes)
     verdict: ReportVerdict = "crashed" if report.points == 0 else report.verdict
-    return replace(report, verdict=verdict, reason=why + " during the checks."), tuple(notes)
+    return replace(report, verdict=verdict, reason=why + " during the checks.", misconception=""), tuple(notes)
 
 
 def _why(outcome: Outcome) -> str:

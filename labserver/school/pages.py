@@ -68,7 +68,10 @@ th, td { text-align: left; vertical-align: top; padding: 6px 16px 6px 0; border-
 th { font-weight: 600; } thead th { color: var(--mute); font-size: 13px; white-space: nowrap; }
 tbody th { overflow-wrap: anywhere; min-width: 120px; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.verdict { white-space: nowrap; }
 .sign { display: inline-block; width: 1.3em; text-align: center; }
+p .sign, h3 .sign { width: auto; margin-right: 4px; }
+h3 .verdict { margin-right: 8px; }
 .bar { display: block; width: 120px; height: 8px; margin-top: 8px; background: var(--band); border-radius: 4px;
   overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--ink); } .bar.bad i { background: var(--hot); }
@@ -196,7 +199,7 @@ def _key(marks: Marks) -> str:
 def _verdict(verdict: str) -> str:
     tone = {"solved": "", "passed": "", "partial": "", NOT_HANDED_IN: "mute", "never ran": "mute"}.get(verdict, "hot")
     sign = f'<span class="sign" aria-hidden="true">{SIGNS[verdict]}</span>'
-    return f'<span class="{tone}">{sign} {verdict}</span>'
+    return f'<span class="verdict {tone}">{sign} {verdict}</span>'
 
 
 def _bar(part: int, whole: int, *, bad: bool = False) -> str:
@@ -210,24 +213,25 @@ def _insight(marks: Marks, assignment: Assignment) -> str:
     if not failures:
         return parts[0] + '<p class="mute">No check failed.</p>'
     rows = [
-        f'<tr><th scope="row">{escape(failure.check.title or failure.check.name)}</th>'
+        f'<tr><th scope="row">{_prose(failure.check.title or failure.check.name)}</th>'
         f'<td class="n">{len(failure.students)} of {failure.ran}</td>'
-        f"<td>{_bar(len(failure.students), failure.ran, bad=True)}</td><td>{escape(failure.check.hint)}</td></tr>"
+        f"<td>{_bar(len(failure.students), failure.ran, bad=True)}</td><td>{_prose(failure.check.hint)}</td></tr>"
         for failure in failures
     ]
     columns = '<th scope="col" class="n">failed</th><td></td><th scope="col">a sentence to say</th>'
     parts.append(_table(f'<th scope="col">what fails most</th>{columns}', rows))
     for name, students in marks.misconceptions(assignment.id):
         says, see = assignment.misconception(name)
-        parts.append(f"<h3>{escape(_words(name))}</h3><p>{escape(says)}{_see(see)}</p>")
-        parts.append(f'<p class="mute">{len(students)}: {escape(", ".join(students))}</p>')
+        whose = f"{len(students)} answer{'s' * (len(students) > 1)}: {', '.join(students)}"
+        parts.append(f"<h3>Known wrong answer: {escape(_words(name))}</h3><p>{_prose(says)}{_see(see)}</p>")
+        parts.append(f'<p class="mute">{escape(whose)}</p>')
     parts += [_sample(failure) for failure in failures[:_SHOWN_TAPES] if failure.check.tape_svg]
     return "\n".join(parts)
 
 
 def _sample(failure: Failure) -> str:
     check = failure.check
-    title = f"<summary>A tape: {escape(check.title or check.name)}</summary>"
+    title = f"<summary>A tape: {_prose(check.title or check.name)}</summary>"
     return f'<details class="card">{title}{_seen(check)}{_tape(check)}</details>'
 
 
@@ -240,7 +244,7 @@ def _odd(marks: Marks) -> str:
     rows += [(skipped.source, skipped.reason) for skipped in marks.skipped]
     if not rows:
         return ""
-    items = "".join(f"<li><code>{escape(source)}</code>: {escape(what)}</li>" for source, what in rows)
+    items = "".join(f"<li><code>{escape(source)}</code>: {_prose(what)}</li>" for source, what in rows)
     return f'<h2>Needs a look</h2><div class="card"><ul>{items}</ul></div>'
 
 
@@ -263,17 +267,17 @@ def _section(assignment: Assignment, graded: Graded | None) -> str:
 def _told(assignment: Assignment, graded: Graded) -> Iterator[str]:
     yield f'<p class="mute"><code>{escape(graded.source)}</code></p>'
     if graded.report.reason:
-        yield f"<p>{escape(graded.report.reason)}</p>"
+        yield f"<p>{_prose(graded.report.reason)}</p>"
     for note in graded.notes:
         yield f"<p>{escape(note)}</p>"
     if graded.report.misconception:
         says, see = assignment.misconception(graded.report.misconception)
-        yield f"<p><strong>{escape(_words(graded.report.misconception))}.</strong> {escape(says)}{_see(see)}</p>"
+        yield f"<p><strong>{escape(_words(graded.report.misconception))}.</strong> {_prose(says)}{_see(see)}</p>"
 
 
 def _checks_table(checks: Iterable[CheckResult]) -> str:
     rows = [
-        f'<tr><th scope="row">{escape(check.title or check.name)}</th><td>{_verdict(check.verdict)}</td>'
+        f'<tr><th scope="row">{_prose(check.title or check.name)}</th><td>{_verdict(check.verdict)}</td>'
         f'<td class="n">{check.earned} of {check.points}</td></tr>'
         for check in checks
     ]
@@ -282,12 +286,12 @@ def _checks_table(checks: Iterable[CheckResult]) -> str:
 
 
 def _failure(check: CheckResult) -> str:
-    return f"<h3>{_verdict(check.verdict)}: {escape(check.title or check.name)}</h3>{_seen(check)}{_tape(check)}"
+    return f"<h3>{_verdict(check.verdict)}{_prose(check.title or check.name)}</h3>{_seen(check)}{_tape(check)}"
 
 
 def _seen(check: CheckResult) -> str:
     lines = (("seen", check.seen), ("expected", check.expected), ("hint", check.hint))
-    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in lines if text) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{name}</dt><dd>{_prose(text)}</dd>" for name, text in lines if text) + "</dl>"
 
 
 def _tape(check: CheckResult) -> str:
@@ -315,8 +319,13 @@ def _spare(graded: Graded) -> str:
     why = "another of your files for this exercise earned as much or more" if report.exercise else report.reason
     return (
         f"<section><h2>Does not count: <code>{escape(graded.source)}</code></h2>"
-        f"<p>{_verdict(report.verdict)}, {report.points} points; {escape(why)}</p></section>"
+        f"<p>{_verdict(report.verdict)}, {report.points} points; {_prose(why)}</p></section>"
     )
+
+
+def _prose(text: str) -> str:
+    """Escape a text; what stands between backticks becomes code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _see(see: str) -> str:
