@@ -186,8 +186,8 @@ class _Server(uvicorn.Server):
             connection.shutdown()  # says 1012 to a WebSocket, closes idle HTTP, leaves a response alone
         # A response is not closed before its task is cancelled: to a closed transport a generator that never awaits
         # would go on to write without being held, and the loop would turn no more.
-        sockets = any(not hasattr(connection, "cycle") for connection in connections)
-        if not (sockets and await self._tasks_end(GOODBYE)):
+        websockets = any(not hasattr(connection, "cycle") for connection in connections)
+        if not (websockets and await self._tasks_end(GOODBYE)):
             await self.cancel_tasks()
         await self.lifespan.shutdown()
 

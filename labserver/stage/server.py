@@ -343,7 +343,7 @@ class _Lent:
 
     def __init__(self, settings: Settings, before: Any) -> None:
         self.settings = settings
-        self.before = before.before if isinstance(before, _Lent) else before
+        self.before: Any = before.before if isinstance(before, _Lent) else before
 
     def __call__(self) -> Settings:
         return self.settings
