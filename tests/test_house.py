@@ -1,6 +1,7 @@
 """The rules of the house: imports run one way, every module says what it is, and what the papers name is there."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from pre_commit.clientlib import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,7 @@ MAY_IMPORT = {  # room -> the rooms it may know beside itself
     "__main__": BASE | {"service", "stage", "school"},
     "": set(),
 }
+COMES_WITH = {"starlette", "pydantic", "jupyter-client", "jupyter_client", "ipython"}  # FastAPI's base; the kernel's
 POSIX_ONLY = ["resource", "fcntl", "pwd", "grp", "termios", "pty", "tty", "crypt", "syslog"]
 
 
@@ -90,7 +93,7 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 
 
 def test_everything_imports_where_there_is_no_posix() -> None:
-    """Import every module with the POSIX-only ones refused to ours, without the signals and calls that Windows lacks."""
+    """Import every module with the POSIX-only ones refused to ours, without signals and calls that Windows lacks."""
     program = f"""
 import builtins, importlib, os, pkgutil, signal, sys
 import asyncio, multiprocessing, fastapi, uvicorn, httpx, nbclient, pytest, rich, typer, websockets, labserver
@@ -114,6 +117,22 @@ print(len(seen))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
+
+
+def test_what_labserver_imports_is_declared() -> None:
+    """The rooms that make the service need no extra; stage and school may also use the extra "lab"."""
+    packages = importlib.metadata.packages_distributions()
+    asked = [Requirement(line) for line in importlib.metadata.requires("labserver") or []]
+    core = {one.name.lower() for one in asked if "extra" not in str(one.marker)} | COMES_WITH
+    lab = core | {one.name.lower() for one in asked if "'lab'" in str(one.marker) or '"lab"' in str(one.marker)}
+    checks = {one.name.lower() for one in asked if '"test"' in str(one.marker)}
+    undeclared = set()
+    for path in MODULES:
+        allowed = {"stage": lab, "school": lab | checks}.get(room(path), core)
+        for name in {name.split(".")[0] for name in imported(path)} - {"labserver", *sys.stdlib_module_names}:
+            if not {distribution.lower() for distribution in packages.get(name, [name])} & allowed:
+                undeclared.add(f"{path.relative_to(ROOT)}: {name}")
+    assert undeclared == set()
 
 
 @pytest.mark.parametrize("paper", PAPERS)
