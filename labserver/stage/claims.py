@@ -138,7 +138,7 @@ def reveal(actual: object, explanation: str = "") -> None:
 def _verdict(guess: object, actual: object) -> str:
     if guess is ...:
         return ""
-    agrees = _fits(actual, guess) if isinstance(guess, Bound) else _fits(guess, actual)
+    agrees = guess == actual or (_fits(actual, guess) if isinstance(guess, Bound) else _fits(guess, actual))
     return " (as you guessed)" if agrees else " (not as you guessed)"
 
 
