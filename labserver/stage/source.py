@@ -118,12 +118,14 @@ def _aligned(left: str, right: str) -> Iterator[Row]:
 
 
 def _row(left: str | None, right: str | None, changed: bool) -> str:
-    return f"<tr>{_cell(left, '&minus;', changed)}{_cell(right, '+', changed)}</tr>"
+    return f'<tr style="background:none">{_cell(left, "&minus;", changed)}{_cell(right, "+", changed)}</tr>'
 
 
 def _cell(line: str | None, sign: str, changed: bool) -> str:
     marked = changed and line is not None
-    style = f"{CODE};vertical-align:top;padding:0 8px 0 10px;{CHANGED if marked else ''}"
+    indent = len(line or "") - len((line or "").lstrip(" ")) + 6  # characters; a long line goes on further in
+    hanging = f"padding:0 8px 0 calc({indent}ch + 10px);text-indent:-{indent}ch"
+    style = f"{CODE};vertical-align:top;{hanging};{CHANGED if marked else ''}"
     return f'<td style="{style}"><b>{sign if marked else " "}</b> {line or ""}</td>'
 
 
