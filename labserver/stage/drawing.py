@@ -75,7 +75,7 @@ def wrap(text: str, room: float, most: int, size: float = 12, weight: int = 400)
     """Break `text` at spaces into at most `most` lines of `room` px; the last is elided if it must be."""
     lines: list[str] = []
     line = ""
-    for word in text.split():
+    for word in re.split(r"\s+(?!\S\s|\S$)", text.strip()):  # a single letter, such as a unit, stays with its number
         if line and width(f"{line} {word}", size, weight=weight) > room:
             if len(lines) + 1 == most:
                 return [*lines, fit(f"{line} {word}…", room, size, weight=weight)]
@@ -293,7 +293,7 @@ class Sheet:
 
     def arrow_up(self, x: float, y: float) -> None:
         """Draw the arrow of something sent, leaving a band whose top is at `y`."""
-        self.boxes.append(Box(x - 4, y - 15, x + 4, y))
+        self.boxes.append(Box(x - 0.5, y - 15, x + 0.5, y))
         self.line(x, y + 2, x, y - 12)
         self.path(_closed([(x, y - 15), (x - 3.5, y - 8), (x + 3.5, y - 8)]), fill="ink")
 

@@ -62,6 +62,7 @@ def draw(
     if not every:
         sheet.text(_MIDDLE, 132, "nothing passed", role="mute", anchor="middle")
         y = 200
+        said.append("No connection was made to the tape.")
     sheet.desc = " ".join(said)
     return Picture(sheet.svg(y - 20), sheet.alt, twin)
 

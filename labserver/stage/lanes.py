@@ -100,7 +100,7 @@ def _axis(every: Sequence[Lane], span: float, dense: bool) -> Axis:
     """Choose the span so that the label of each last end has room at its right."""
     span = max(span, 0.001)
     if dense:
-        return Axis(span, _VERDICT - 16)
+        return Axis(span * 1.04, _VERDICT - 16)
     widest = span
     for lane in every:
         last = lane.exchanges[-1] if lane.exchanges else None
@@ -187,7 +187,7 @@ def _view(scene: _Scene, lane: Lane, exchange: Exchange, bars: bool) -> _View:
     axis = scene.axis
     x0, x1 = axis.x(exchange.start), axis.x(_stop(exchange, lane, axis.span))
     if bars:
-        return _View(exchange, x0, max(x1, _bar_places(scene, exchange, x0)[1]), ())
+        return _View(exchange, x0, max(x1, _bar_places(scene, exchange, x0).end), ())
     marks = _side_by_side(scene, exchange, x0, _marks(exchange))
     drawn = [event for event in _marks(exchange) if event.sender == "server"]
     late = marks[-1][0] if marks else x0
@@ -218,6 +218,9 @@ def _stop(exchange: Exchange, lane: Lane, span: float) -> float:
     """Return when the band ends: at the exchange's end, or never while it is open."""
     if exchange.stop is not None:
         return exchange.stop
+    full = [event.at for event in exchange.events if event.kind == "full"]
+    if full:
+        return full[0]
     later = [each.start for each in lane.exchanges if each.start > exchange.start]
     return min(later, default=span)
 
@@ -241,6 +244,10 @@ def _ending(scene: _Scene, view: _View, following: float | None, gap: float, top
     Return where the label ends, downwards.
     """
     ending, sheet, x1 = view.exchange.ending, scene.sheet, view.x1
+    if ending is None and view.exchange.events[-1].kind == "full":
+        box = sheet.box(x1 + 14, top + height / 2 + 4, "tape full", mono=True)
+        x, anchor = (x1 - 8, "end") if box.x1 > WIDTH - 8 else (x1 + 14, "start")
+        sheet.text(x, top + height / 2 + 4, "tape full", role="mute", mono=True, anchor=anchor)
     if ending is None:
         return 0
     hot = ending.kind == "cut" or ending.name == "refused"
@@ -311,6 +318,9 @@ def _draw_marks(scene: _Scene, view: _View, top: float) -> None:
     sheet, middle, exchange = scene.sheet, top + _BAND / 2, view.exchange
     if view.crowded:
         _ticks(scene, exchange, middle)
+    for x, event in view.marks:
+        if event.sender == "client":
+            sheet.arrow_up(x, top)
     replayed = _replayed([event for _, event in view.marks], exchange)
     idents = [(x, event.id) for x, event in view.marks if event.kind == "event" and event.id is not None]
     near = [b[0] - a[0] < 6 + width(f"id {elide(b[1], 18)}", 12, True) for a, b in pairwise(idents)]
@@ -319,7 +329,6 @@ def _draw_marks(scene: _Scene, view: _View, top: float) -> None:
         shown, replay = event.shown, index in replayed
         role = "hot" if shown in ("error", "lost") or replay else "ink"
         if event.sender == "client":
-            sheet.arrow_up(x, top)
             _label(sheet, _texts(event, short), x + 8, top, "ink", "start")
             continue
         sheet.mark("replay" if replay else shown, x, middle, role)
@@ -334,8 +343,6 @@ def _texts(event: WireEvent, short: bool) -> list[str]:
     """Return what a mark may be labelled with, the best first."""
     if event.id is not None and event.kind == "event":
         return [elide(event.id, 18) if short else f"id {elide(event.id, 18)}"]
-    if event.kind == "event" and not event.label:
-        return [elide(event.name, 22)]
     return [elide(event.label, 22), *([elide(event.label, 10)] if len(event.label) > 10 else [])]
 
 
@@ -459,37 +466,46 @@ def _bars(lane: Lane) -> bool:
     return False
 
 
-def _bar_places(scene: _Scene, exchange: Exchange, x0: float) -> tuple[list[tuple[float, int, str]], float, float]:
-    """Return the bars with their places, the least x at which the band may end, and a bar's width."""
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """Bars with their places and width, the marks among them, and the least x at which the band may end."""
+
+    bars: tuple[tuple[float, int, str], ...]
+    marks: tuple[tuple[float, WireEvent], ...]
+    wide: float
+    end: float
+
+
+def _bar_places(scene: _Scene, exchange: Exchange, x0: float) -> _Bars:
     found = _batches(exchange)
     wide = 14.0 if len(found) <= 30 else max(1.0, min(14.0, 450 / len(found)))
-    places: list[tuple[float, int, str]] = []
+    bars: list[tuple[float, int, str]] = []
     for at, size, rows in found:
-        least = (places[-1][0] + wide + 2 if places else x0 + 6) if wide >= 14 else x0 + 1
-        places.append((max(scene.axis.x(at), least), size, rows))
-    last = places[-1][0] + wide + 6 if places else x0 + 3
-    odd = sum(event.shown in ("error", "lost") for event in exchange.events)
-    return places, last + 20 * odd, wide
+        least = (bars[-1][0] + wide + 2 if bars else x0 + 6) if wide >= 14 else x0 + 1
+        bars.append((max(scene.axis.x(at), least), size, rows))
+    last = bars[-1][0] + wide if bars else x0
+    marks: list[tuple[float, WireEvent]] = []
+    for event in _marks(exchange):
+        if event.shown in ("error", "lost"):
+            last = max(scene.axis.x(event.at), last + 12)
+            marks.append((last, event))
+    return _Bars(tuple(bars), tuple(marks), wide, last + (13 if marks else 6))
 
 
 def _draw_bars(scene: _Scene, view: _View, top: float, tallest: int, labels: bool) -> float:
     """Draw bars as tall as their bytes, and under them sizes and rows where all of them have room."""
     sheet, bottom = scene.sheet, top + _TALL
-    places, _, wide = _bar_places(scene, view.exchange, view.x0)
-    for x, size, _ in places:
+    found = _bar_places(scene, view.exchange, view.x0)
+    for x, size, _ in found.bars:
         tall = max(48 * size / tallest, 1.5)
-        sheet.rect(x, bottom - tall, wide, tall, "ink")
-    last = places[-1][0] + wide + 2 if places else view.x0
-    for event in view.exchange.events:
-        if event.shown in ("error", "lost") and event.name != "refused":
-            last = max(scene.axis.x(event.at), last + 10)
-            sheet.mark(event.shown, last, top + _TALL / 2)
-            if event.shown == "error":
-                _error_label(sheet, event, last, top)
-            else:
-                _label(sheet, _texts(event, False), last, top, "mute", "middle")
-            last += 10
-    return _bar_labels(sheet, places, wide, bottom) if labels else bottom
+        sheet.rect(x, bottom - tall, found.wide, tall, "ink")
+    for x, event in found.marks:
+        sheet.mark(event.shown, x, top + _TALL / 2)
+        if event.shown == "error":
+            _error_label(sheet, event, x, top)
+        else:
+            _label(sheet, _texts(event, False), x, top, "mute", "middle")
+    return _bar_labels(sheet, found.bars, found.wide, bottom) if labels else bottom
 
 
 def _bar_labels(sheet: Sheet, places: Sequence[tuple[float, int, str]], wide: float, bottom: float) -> float:

@@ -205,7 +205,8 @@ def _rows(exchange: Exchange, again: bool, keepalives: str) -> list[_Row]:
         if event is exchange.answer and quiet:
             continue
         if is_keepalive(event):
-            if not alive or keepalives == "between":
+            repeated = bool(rows) and rows[-1].kind == "keepalive"
+            if not alive or (keepalives == "between" and not repeated):
                 rows.append(_Row("<", "keepalive", ": +"))
             alive = True
             continue

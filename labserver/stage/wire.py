@@ -267,11 +267,12 @@ class _Head:
 def _http(out: _Collector, talk: Conversation, client: _Stream, server: _Stream) -> None:
     at_client = at_server = 0
     while at_client < len(client.data):
-        request = _message(client, at_client, h11.Connection(h11.SERVER))
+        http2 = client.data.startswith(b"PRI * HTTP/2", at_client)
+        request = "HTTP/2 is not parsed" if http2 else _message(client, at_client, h11.Connection(h11.SERVER))
         if isinstance(request, str):
             if request:
                 _garbage(out, client, at_client, request)
-            else:
+            elif talk.ends and not talk.full:
                 out.add(client, len(client.data), "lost", _preview(client.data[at_client:]), "half a request")
             break
         upgrade = _add_request(out, client, request)
@@ -529,10 +530,11 @@ def _inflater(coding: str) -> "zlib._Decompress | None":
 def _body(out: _Collector, server: _Stream, response: _Head) -> None:
     body = _Body(server, response)
     kind = response.header(b"content-type").lower()
+    over = response.complete or (bool(out.talk.ends) and not out.talk.full)
     if body.readable and kind.startswith("text/event-stream"):
-        _sse(out, server, body)
+        _sse(out, server, body, over)
     elif body.readable and _LINE_TYPES.search(kind):
-        _lines(out, server, body, response.complete)
+        _lines(out, server, body, response.complete, over)
     elif body.data:
         size = len(body.data)
         label = _preview(body.data) if body.readable else "coded"
@@ -578,7 +580,9 @@ def sse_blocks(data: bytes) -> Iterator[tuple[int, int, list[tuple[int, bytes]]]
                 yield start, stop, lines
             lines, start = [], stop
         elif line.startswith(b":") and not lines:
-            yield start, stop, [(match.start(), line)]
+            held = [(match.start(), line)]  # with its blank line, which may follow at once
+            blank = _LINE.match(data, stop)
+            yield start, blank.end() if blank and not blank.group(1) else stop, held
             start = stop
         else:
             lines.append((match.start(), line))
@@ -592,11 +596,13 @@ def sse_blocks(data: bytes) -> Iterator[tuple[int, int, list[tuple[int, bytes]]]
 _LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
 
 
-def _sse(out: _Collector, server: _Stream, body: _Body) -> None:
+def _sse(out: _Collector, server: _Stream, body: _Body, over: bool) -> None:
     for start, stop, lines in sse_blocks(body.data):
         end = stop if stop >= 0 else len(body.data)
         raw = body.data[start:end]
         wire = body.wire(end)
+        if stop < 0 and not over:
+            return  # the rest may still come
         if stop < 0:
             label = elide(raw.decode(errors="replace").rstrip("\r\n"), 48)
             out.add(server, wire, "lost", label, "half an event: never dispatched", raw=raw, data=raw, size=len(raw))
@@ -627,6 +633,8 @@ def _sse_event(out: _Collector, server: _Stream, wire: int, raw: bytes, lines: l
     label = f"id {elide(ident, 24)}" if ident is not None else elide(text, 48)
     if ident is not None and text and text != ident:
         notes.insert(0, elide(text, 48))
+    if data and not label:
+        label, notes = elide(name, 48), [*notes[1 if name != "message" else 0 :], "empty data"]
     size = len(text.encode())
     kind = "event" if data else "fields"
     if kind == "fields":
@@ -635,7 +643,7 @@ def _sse_event(out: _Collector, server: _Stream, wire: int, raw: bytes, lines: l
     out.add(server, wire, kind, label, ", ".join(notes), raw=raw, data=text, size=size, id=ident, name=name)
 
 
-def _lines(out: _Collector, server: _Stream, body: _Body, complete: bool) -> None:
+def _lines(out: _Collector, server: _Stream, body: _Body, complete: bool, over: bool) -> None:
     start = 0
     while start < len(body.data):
         newline = body.data.find(b"\n", start)
@@ -643,6 +651,8 @@ def _lines(out: _Collector, server: _Stream, body: _Body, complete: bool) -> Non
         raw = body.data[start:end]
         text = raw.decode(errors="replace").strip("\r\n\x1e ")
         wire = body.wire(end)
+        if newline < 0 and not over:
+            return
         if newline < 0 and not complete:
             out.add(server, wire, "lost", elide(text, 48), "half a line", raw=raw, data=raw, size=len(raw))
         elif text:
