@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from labserver.errors import LabError
+from labserver.school import grading, view
 from labserver.school import standings as book
-from labserver.school import view
 from labserver.school.answer import cells_of, same_code
 from labserver.school.asgi import asgi_problem
 from labserver.school.catalogue import Exercise, exercise
@@ -20,7 +20,7 @@ from labserver.school.run import run_checks
 from labserver.school.verdicts import Report
 from labserver.stage.rich import Html
 
-__all__ = ["begin", "check", "hint", "last_report", "progress", "switch_off"]
+__all__ = ["begin", "check", "hint", "last_report", "progress"]
 
 
 @dataclass(slots=True)
@@ -33,7 +33,6 @@ class _Session:
 
 
 _session: _Session | None = None
-_on = True
 
 
 def begin(exercise_id: str) -> None:
@@ -43,7 +42,7 @@ def begin(exercise_id: str) -> None:
         LabError: if there is none of that id.
     """
     global _session
-    if not _on:
+    if grading.serving():
         return
     _session = _Session(exercise(exercise_id))
     _show(view.opened(_session.known))
@@ -93,7 +92,7 @@ def hint() -> None:
 
 def progress() -> None:
     """Show the best points of every exercise so far."""
-    if _on:
+    if not grading.serving():
         _show(view.progressed((exercise(standing.exercise), standing) for standing in book.standings()))
 
 
@@ -102,17 +101,13 @@ def last_report() -> Report | None:
     return _session.report if _session is not None else None
 
 
-def switch_off() -> None:
-    """Turn all of the above into nothing: an answer that calls them while it is graded must not check itself."""
-    global _on
-    _on = False
-
-
 def _current() -> _Session | None:
-    if _on and _session is None:
+    if grading.serving():
+        return None
+    if _session is None:
         text = "Run the first code cell of this notebook: it says which exercise this is."
         _show(view.note("No exercise is open", [text]))
-    return _session if _on else None
+    return _session
 
 
 def _checked(known: Exercise, answer: Any) -> tuple[Report, list[str]]:

@@ -7,6 +7,7 @@ nobody reads half of it. The process ends with its standard input.
 """
 
 import argparse
+import contextlib
 import json
 import linecache
 import logging
@@ -18,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from labserver.errors import LabError
+from labserver.school import grading
 from labserver.school.asgi import asgi_problem, what_was_raised
 from labserver.school.lifeline import end_with_owner
-from labserver.school.notebook import switch_off
 
 __all__ = ["main"]
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--announce", type=Path, required=True)
     options = parser.parse_args(arguments)
     end_with_owner()
-    switch_off()
+    grading.on()
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         try:
             app = _load(options.module, options.object)
@@ -87,7 +88,8 @@ def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
     server = Announcing(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
-    server.run([listener])
+    with contextlib.suppress(SystemExit):  # uvicorn's own end after a start-up that failed
+        server.run([listener])
     if not server.started:
         raised = next(
             (text.strip().rpartition("\n")[2] for text in messages if "Traceback" in text), "see its lifespan"

@@ -121,10 +121,10 @@ def test_a_file_that_can_t_be_loaded_is_our_fault(checks, url, tmp_path):
 
 def test_same_seed_same_payloads_and_other_seeds_others(checks, url):
     id = checks("raise Failed(str(answer.random.random()), '')")
-    assert run_checks(url, id, seed=5).checks[0].seen == run_checks(url, id, seed=5).checks[0].seen
-    first, second = run_checks(url, id), run_checks(url, id)
-    assert first.seed != second.seed
-    assert first.checks[0].seen != second.checks[0].seen
+    first, other = run_checks(url, id), run_checks(url, id)
+    assert run_checks(url, id, seed=first.seed).checks[0].seen == first.checks[0].seen
+    assert first.seed != other.seed
+    assert first.checks[0].seen != other.checks[0].seen
 
 
 def test_a_dead_server_is_a_failure(checks):

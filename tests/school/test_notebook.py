@@ -1,0 +1,163 @@
+"""What a participant sees in a kernel: `begin`, `check`, `hint`, `progress`, with a real server in a thread."""
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from labserver.school import begin, check, hint, notebook, progress
+from labserver.school.answer import read_answer
+from labserver.school.catalogue import ROOT, exercise
+from labserver.school.verdicts import Report
+from labserver.settings import Settings
+
+ID = "01_websocket_basics"
+EXERCISE = exercise(ID)
+
+
+@pytest.fixture(autouse=True)
+def kernel(tmp_path, monkeypatch):
+    """A kernel in which nothing has run yet, with a progress file of its own."""
+    monkeypatch.setattr(notebook, "_session", None)
+    monkeypatch.setattr("labserver.school.standings.get_settings", lambda: Settings(home=tmp_path))
+
+
+def app_of(path):
+    source = read_answer(path).source if path.suffix == ".ipynb" else path.read_text()
+    names = {"__name__": "answer"}
+    exec(compile(source, "answer", "exec"), names)
+    return names["app"]
+
+
+@pytest.fixture
+def said(capsys):
+    """Return what was shown since the last time."""
+    return lambda: capsys.readouterr().out
+
+
+def servers():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("labserver-check")]
+
+
+def test_without_begin_it_says_what_to_do(said):
+    check(FastAPI())
+    hint()
+    assert said().count("Run the first code cell") == 2
+
+
+def test_full_marks_twice_in_one_kernel(said):
+    begin(ID)
+    app = app_of(EXERCISE.solution)
+    texts = []
+    for _ in range(2):
+        said()
+        check(app)
+        texts.append(said())
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("Exercise 01 · WebSocket basics: solved, 100 of 100 points\n✓ passed")
+    assert servers() == []
+    progress()
+    assert "100 of 100" in said()
+    hint()
+    assert "No hint needed" in said()
+
+
+def test_a_known_mistake_is_named_and_hints_follow_one_by_one(said):
+    begin(ID)
+    hint()
+    assert "No hint yet" in said()
+    check(app_of(ROOT / "solutions" / "wrong" / ID / "tutorial_loop.py"))
+    text = said()
+    assert "partial, 50 of 100 points" in text
+    assert "your app raised" in text
+    assert "`KeyError`" in text
+    assert "A common mistake, tutorial loop:" in text
+    seen = notebook.last_report().checks[3].seen
+    assert "1006" in seen
+    assert seen not in text, "what was seen may hold random payloads and has no place in the compared text"
+    hints = []
+    for _ in range(4):
+        hint()
+        hints.append(said())
+    assert [text.splitlines()[0] for text in hints] == [
+        "Hint 1 of 3",
+        "Hint 2 of 3",
+        "Hint 3 of 3: the last one",
+        "Hint 3 of 3: the last one",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "`app` is None"),
+        (3, "`app` is an int"),
+        (FastAPI, "`app` is the class FastAPI"),
+        (APIRouter(), "`app` is an APIRouter"),
+        (asyncio, "`app` is a module"),
+        ("app", "`app` is a str"),
+        (lambda: FastAPI(), "`app` is a function"),
+    ],
+)
+def test_what_is_no_app_is_one_sentence(said, value, says):
+    begin(ID)
+    said()
+    check(value)
+    head, sentence = said().strip().split("\n")
+    assert head.endswith("not checked")
+    assert sentence.startswith(says)
+    assert notebook.last_report() is None
+
+
+def test_the_starter_s_ellipsis_shows_what_will_be_checked(said):
+    begin(ID)
+    check(...)
+    text = said()
+    assert "not attempted" in text
+    assert text.count("○ to do") == len(EXERCISE.checks)
+
+
+def test_a_start_up_that_fails_is_one_sentence(said):
+    @asynccontextmanager
+    async def life(app):
+        raise RuntimeError("no database")
+        yield
+
+    begin(ID)
+    check(FastAPI(lifespan=life))
+    text = said()
+    assert "crashed, 0 of 100" in text
+    assert "RuntimeError: no database" in text
+    assert servers() == []
+
+
+def test_interrupted_it_stops_its_server(said, monkeypatch):
+    def interrupted(url, id):
+        assert servers()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notebook, "run_checks", interrupted)
+    begin(ID)
+    with pytest.raises(KeyboardInterrupt):
+        check(app_of(EXERCISE.solution))
+    assert servers() == []
+
+
+def test_a_server_that_freezes_is_ended(said):
+    begin(ID)
+    check(app_of(ROOT / "solutions" / "wrong" / ID / "catches_everything_and_goes_on.py"))
+    assert "catches everything and goes on" in said()
+    assert servers() == []
+
+
+def test_progress_that_can_t_be_saved_does_not_hide_the_verdict(said, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("labserver.school.standings.get_settings", lambda: Settings(home=tmp_path / "file"))
+    monkeypatch.setattr(notebook, "run_checks", lambda url, id: Report(ID, "wrong", points=0))
+    begin(ID)
+    check(FastAPI())
+    text = said()
+    assert "wrong, 0 of 100" in text
+    assert "progress could not be saved" in text
