@@ -200,9 +200,10 @@ def lines(lane: Lane, *, counts: bool = True, keepalives: str = "once") -> list[
 def _rows(exchange: Exchange, again: bool, keepalives: str) -> list[_Row]:
     rows: list[_Row] = []
     alive = False
-    quiet = bool(exchange.stream in ("event", "line") and exchange.answer and exchange.answer.name == "200")
+    answer = exchange.answer
+    quiet = bool(exchange.stream in ("event", "line") and answer and answer.name == "200")
     for event in exchange.events:
-        if event is exchange.answer and quiet:
+        if event is answer and quiet:
             continue
         if is_keepalive(event):
             repeated = bool(rows) and rows[-1].kind == "keepalive"

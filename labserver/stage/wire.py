@@ -227,14 +227,14 @@ def parse(talk: Conversation) -> list[WireEvent]:
 
 def parse_chunks(talk: Conversation) -> list[WireEvent]:
     """Return the chunks (RFC 9112, 7.1) of one connection's answers; they are framing, not events."""
-    return _parse(talk)[1]
+    return _parse(talk, chunked=True)[1]
 
 
-def _parse(talk: Conversation) -> tuple[list[WireEvent], list[WireEvent]]:
+def _parse(talk: Conversation, chunked: bool = False) -> tuple[list[WireEvent], list[WireEvent]]:
     out = _Collector(talk)
     client, server = _Stream(talk, "client"), _Stream(talk, "server")
     try:
-        _http(out, talk, client, server)
+        _http(out, talk, client, server, chunked)
     except Exception as error:  # a fault of ours must not cost the reader the rest of the tape
         out.add(server, len(server.data), "error", "not understood", f"{type(error).__name__}: {error}")
     events = out.events()
@@ -264,7 +264,7 @@ class _Head:
         return b", ".join(value for key, value in self.event.headers if key == name).decode("latin-1")
 
 
-def _http(out: _Collector, talk: Conversation, client: _Stream, server: _Stream) -> None:
+def _http(out: _Collector, talk: Conversation, client: _Stream, server: _Stream, chunked: bool) -> None:
     at_client = at_server = 0
     while at_client < len(client.data):
         http2 = client.data.startswith(b"PRI * HTTP/2", at_client)
@@ -297,7 +297,8 @@ def _http(out: _Collector, talk: Conversation, client: _Stream, server: _Stream)
             _websocket(out, talk, client, at_client, server, at_server, response.header(b"sec-websocket-extensions"))
             return
         _add_status(out, server, response, refused=upgrade)
-        _chunks(out, server, response)
+        if chunked:
+            _chunks(out, server, response)
         _body(out, server, response)
         if not _finish(out, client, server, response):
             return
