@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
     from labserver.stage.source import compare, show
-    from labserver.stage.tape import Tape
+    from labserver.stage.tape import Tape, tapes
+    from labserver.stage.wire import WireEvent
 
 _HOMES = {
     "LiveServer": "server",
     "Picture": "rich",
     "Tape": "tape",
+    "WireEvent": "wire",
     "allow_asyncio_run": "loops",
     "at_least": "claims",
     "at_most": "claims",
@@ -34,12 +36,14 @@ _HOMES = {
     "reveal": "claims",
     "show": "source",
     "start": "server",
+    "tapes": "tape",
 }
 
 __all__ = [
     "LiveServer",
     "Picture",
     "Tape",
+    "WireEvent",
     "allow_asyncio_run",
     "at_least",
     "at_most",
@@ -53,6 +57,7 @@ __all__ = [
     "reveal",
     "show",
     "start",
+    "tapes",
 ]
 
 
