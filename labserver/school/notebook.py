@@ -33,6 +33,7 @@ class _Session:
 
 
 _session: _Session | None = None
+_latest = ""
 
 
 def begin(exercise_id: str) -> None:
@@ -45,6 +46,7 @@ def begin(exercise_id: str) -> None:
     if grading.serving():
         return
     _session = _Session(exercise(exercise_id))
+    _watch_cells()
     _show(view.opened(_session.known))
 
 
@@ -146,15 +148,24 @@ def _kept(report: Report) -> list[str]:
 
 def _is_starter(known: Exercise) -> bool:
     """Whether the cell that last defined the answer in this kernel is the starter as shipped."""
-    shell = _shell()
-    if shell is None or not known.starter.exists():
+    if not _latest or not known.starter.exists():
         return False
     starter = cells_of(json.loads(known.starter.read_text(encoding="utf-8")))
     shipped = [cell.source for cell in starter if cell.role == "answer"]
-    for source in reversed(shell.user_ns.get("In", [])):
-        if _defines(source, known.object):
-            return any(same_code(source, other) for other in shipped)
-    return False
+    return any(same_code(_latest, source) for source in shipped)
+
+
+def _watch_cells() -> None:
+    """Remember the cell that defines the answer, each time one runs. (The kernel's own history is off under nbval.)"""
+    shell = _shell()
+    if shell is not None and _remember not in shell.events.callbacks["pre_run_cell"]:
+        shell.events.register("pre_run_cell", _remember)
+
+
+def _remember(info: Any) -> None:
+    global _latest
+    if _session is not None and _defines(info.raw_cell, _session.known.object):
+        _latest = info.raw_cell
 
 
 def _defines(source: str, name: str) -> bool:

@@ -1,14 +1,17 @@
 """What a participant sees in a kernel: `begin`, `check`, `hint`, `progress`, with a real server in a thread."""
 
 import asyncio
+import json
 import threading
 from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from labserver.school import begin, check, hint, notebook, progress
-from labserver.school.answer import read_answer
+from labserver.school.answer import cells_of, read_answer
 from labserver.school.catalogue import ROOT, exercise
 from labserver.school.verdicts import Report
 from labserver.settings import Settings
@@ -161,3 +164,21 @@ def test_progress_that_can_t_be_saved_does_not_hide_the_verdict(said, monkeypatc
     text = said()
     assert "wrong, 0 of 100" in text
     assert "progress could not be saved" in text
+
+
+def test_the_starter_s_cell_is_known_in_a_kernel_without_history(said, monkeypatch):
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    monkeypatch.setattr(notebook, "_shell", lambda: shell)
+    monkeypatch.setattr(notebook, "_show", lambda html: print(html.twin))
+    monkeypatch.setattr(notebook, "_latest", "")
+    monkeypatch.setattr(notebook, "run_checks", lambda url, id: Report(ID, "wrong", points=0))
+    begin(ID)
+    starter = {cell.id: cell.source for cell in cells_of(json.loads(EXERCISE.starter.read_text()))}
+    for id in ("given", "answer"):
+        assert shell.run_cell(starter[id], store_history=False).success
+    said()
+    check(shell.user_ns["app"])
+    assert "not attempted" in said()
+    shell.run_cell(starter["answer"] + "\napp.state.mine = 1", store_history=False)
+    check(shell.user_ns["app"])
+    assert "wrong, 0 of 100" in said()
