@@ -28,7 +28,8 @@ PATIENCE = 5.0  # seconds a server may take to add a page; one that takes longer
 HEADERS = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store"}
 
 # The colours are those of the lab's pictures. `[data-theme]` is what the notebook says, which may differ from the
-# browser's preference; it comes with the address and, when the theme is changed later, as a message.
+# browser's preference; it comes with the address and, when the theme is changed later, as a message. After "Run All"
+# the last cell has stopped the server under a page that is still there: a click asks whether it has, and says so.
 DOCUMENT = """<!doctype html>
 <html lang="en">
 <head>
@@ -47,6 +48,7 @@ body {{
 h1 {{ margin: 0 0 12px; font-size: 16px; font-weight: 600 }}
 button, input, select, textarea {{ font: inherit }}
 output {{ color: var(--mute) }}
+.ended {{ color: var(--hot) }}
 code, pre, li {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace }}
 </style>
 <script>
@@ -55,11 +57,17 @@ code, pre, li {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "De
   const preferred = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   use(location.hash.slice(1) || preferred);
   addEventListener("message", event => {{ if (event.data?.labTheme) use(event.data.labTheme); }});
+  const check = async () => {{
+    const there = await fetch(location.href, {{ cache: "no-store" }}).then(answer => answer.ok, () => false);
+    document.querySelector(".ended").hidden = there;
+  }};
+  addEventListener("click", check, true);
 }})();
 </script>
 </head>
 <body>
 <h1>{title}</h1>
+<p class="ended" role="status" hidden>The server of this panel has stopped: run the cells above and this one again.</p>
 {html}
 </body>
 </html>
@@ -100,14 +108,12 @@ SCRIPT = """
     frame.style.cssText = "display:block;box-sizing:border-box;width:100%;max-width:840px;border:1px solid;"
       + "border-color:var(--jp-border-color1,#a3acb6);border-radius:4px;height:" + height + "px";
     frame.src = address + "#" + theme();
+    const follow = () => frame.contentWindow?.postMessage({ labTheme: theme() }, new URL(address).origin);
     frame.addEventListener("load", async () => {  // again when the notebook moved it: the server may be gone by then
-      if (loads++ && !(await answers(address)) && frame.isConnected) silent();
+      if (loads++ && !(await answers(address))) return frame.isConnected && silent();
+      follow();
     });
-    const follow = new MutationObserver(() => {
-      if (!frame.isConnected) return;
-      frame.contentWindow?.postMessage({ labTheme: theme() }, new URL(address).origin);
-    });
-    follow.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    new MutationObserver(follow).observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
     box.replaceChildren(frame);
   };
   if (addresses.length) find().then(address => address ? embed(address) : silent());
