@@ -68,7 +68,7 @@ def checked(report: Report, known: Exercise, remarks: Iterable[str] = ()) -> Htm
             f'<div class="know"><p class="hot">A common mistake: {_rich(title)}</p>'
             f"<p>{_rich(know.says)}</p>{_link(know.see)}</div>"
         )
-        lines += [f"A common mistake, {title}: {know.says}", f"See {know.see}"]
+        lines += [f"A common mistake, {title}: {know.says}", f"Shown in {_place(know.see)}"]
     if report.checks:
         first = next((check for check in report.checks if not check.passed), None)
         body.append(_table(_row(check, check is first) for check in report.checks))
@@ -164,8 +164,14 @@ def _tape(check: CheckResult | None) -> str:
 
 
 def _link(see: str) -> str:
-    """A link from a notebook in `exercises/` or `solutions/`."""
-    return f'<p class="mute">Shown in <a href="../{escape(see)}">{escape(see.partition("#")[0])}</a></p>' if see else ""
+    """A link from a notebook in `exercises/` or `solutions/` to a heading."""
+    return f'<p class="mute">Shown in <a href="../{escape(see)}">{escape(_place(see))}</a></p>'
+
+
+def _place(see: str) -> str:
+    """`notebooks/x.ipynb#A-heading` as words."""
+    path, _, anchor = see.partition("#")
+    return f"{path}, {anchor.replace('-', ' ')}" if anchor else path
 
 
 def _p(kind: str, text: str) -> str:

@@ -1,6 +1,7 @@
 """Proof of the checks: starters are not attempted, right answers get full marks, wrong ones fail just their checks."""
 
 import ast
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -74,4 +75,13 @@ def test_the_table_of_misconceptions_is_that_of_the_wrong_answers(id):
     assert len(declared) >= 3
     assert len(set(declared.values())) == len(declared), "two wrong answers that no check tells apart"
     assert set().union(*declared.values()) == {check.name for check in known.checks}, "a check that nothing fails"
-    assert all((ROOT / each.see.partition("#")[0]).suffix == ".ipynb" for each in known.misconceptions.values())
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_each_misconception_names_a_heading_that_exists(id):
+    for name, each in exercise(id).misconceptions.items():
+        path, _, anchor = each.see.partition("#")
+        cells = json.loads((ROOT / path).read_text())["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        headings = {line.lstrip("#").strip().replace("`", "") for line in text.splitlines() if line.startswith("#")}
+        assert anchor in {heading.replace(" ", "-") for heading in headings}, name

@@ -23,53 +23,61 @@ HINTS = (
     "every way of leaving passes. `except WebSocketDisconnect: pass` is all that a client's leaving needs.",
 )
 
+_SEE = "notebooks/01_websocket_basics.ipynb#"
+RECEIVE = _SEE + "Three-ways-to-receive"
+CRASH = _SEE + "Break-it:-a-message-of-the-wrong-type"
+CODES = _SEE + "Mend-it:-say-what-is-wrong"
+CLEAN = _SEE + "Break-it:-clean-up-that-is-skipped"
+FINALLY = _SEE + "Mend-it:-finally"
+GONE = _SEE + "When-the-peer-is-gone"
+
 MISCONCEPTIONS = {
     "tutorial_loop": Misconception.of(
         "You catch WebSocketDisconnect, as most tutorials do, and nothing else. A wrong frame raises KeyError or "
         "ValueError instead: the client is cut off with 1006, and the count is never mended.",
         {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "online_after_wrong_frames"},
-        "notebooks/01_websocket_basics.ipynb",
+        CRASH,
     ),
     "crash_on_wrong_frame": Misconception.of(
         "Your clean-up is right, but a wrong frame still ends your endpoint by an exception. The client sees a cut "
         "(1006) and cannot tell its own mistake from a broken network.",
         {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007"},
-        "notebooks/01_websocket_basics.ipynb",
+        CRASH,
     ),
     "cleanup_only_on_disconnect": Misconception.of(
         "You count down where the client leaves by itself, but not where you close the connection. Whoever sends a "
         "wrong frame stays online for ever.",
         {"online_after_wrong_frames"},
-        "notebooks/01_websocket_basics.ipynb",
+        CLEAN,
     ),
     "no_cleanup": Misconception.of(
         "You count up and never down.",
         {"online_after_close_and_cut", "online_after_wrong_frames"},
-        "notebooks/01_websocket_basics.ipynb",
+        CLEAN,
     ),
     "one_message_only": Misconception.of(
         "Your endpoint returns after one answer, as an HTTP endpoint does. A WebSocket lives as long as the function "
         "runs: receive in a loop.",
         {"many_sums", "clients_apart"},
-        "notebooks/01_websocket_basics.ipynb",
+        RECEIVE,
     ),
     "one_code_for_everything": Misconception.of(
         "You close every wrong message with 1003. That code means a kind of frame you do not take; text with wrong "
         "content is 1007.",
         {"not_json_closes_1007", "wrong_shape_closes_1007"},
-        "notebooks/01_websocket_basics.ipynb",
+        CODES,
     ),
     "shape_not_checked": Misconception.of(
         "You check that the text is JSON, but not what it holds. JSON can be a list, a string, or an object in which "
         "a is a word, and Python adds words as well.",
         {"wrong_shape_closes_1007"},
-        "notebooks/01_websocket_basics.ipynb",
+        CODES,
     ),
     "state_shared_by_clients": Misconception.of(
         "You keep one connection in a module-level name. The last client to connect gets everybody's sums: what "
         "belongs to one client belongs into the endpoint's local names.",
         {"clients_apart"},
-        "notebooks/01_websocket_basics.ipynb",
+        RECEIVE,
     ),
     "forgot_accept": Misconception.of(
         "Your endpoint receives before it accepts. Nothing is a WebSocket until `await websocket.accept()`; until then "
@@ -84,13 +92,13 @@ MISCONCEPTIONS = {
             "online_after_close_and_cut",
             "online_after_wrong_frames",
         },
-        "notebooks/01_websocket_basics.ipynb",
+        RECEIVE,
     ),
     "python_is_not_json": Misconception.of(
         "You send str() of a dict. That is Python's notation, with single quotes; JSON has double ones: use "
         "`send_json`, or `json.dumps`.",
         {"one_sum", "many_sums", "clients_apart"},
-        "notebooks/01_websocket_basics.ipynb",
+        RECEIVE,
     ),
     "catches_everything_and_goes_on": Misconception.of(
         "You catch every exception and go on, so the loop goes on after the client has left as well: `receive` then "
@@ -104,12 +112,12 @@ MISCONCEPTIONS = {
             "online_after_close_and_cut",
             "online_after_wrong_frames",
         },
-        "notebooks/01_websocket_basics.ipynb",
+        GONE,
     ),
     "counts_down_twice": Misconception.of(
         "You count down in `except WebSocketDisconnect` and once more in `finally`, which runs as well.",
         {"online_after_close_and_cut"},
-        "notebooks/01_websocket_basics.ipynb",
+        FINALLY,
     ),
 }
 
