@@ -55,13 +55,15 @@ def grade(
 ) -> None:
     """Grade a folder of submissions and write the marks.
 
-    Writes results.json, results.csv (student, exercise, check, points, verdict), index.html for you and
-    students/NAME.html for each student into the folder OUT.
+    Into the folder OUT: results.json, results.csv (student, exercise, check,
+    points, verdict), index.html for you, students/NAME.html for each student.
 
-    Each answer runs in a process of its own: a temporary folder, a bare environment, limits on memory, processes,
-    files, output and time; all that it started is killed at its end. This is no wall. An answer runs as your user: it
-    can read every file that you can read, and use the network. It stops accidents, not an attacker. Grade strangers in
-    a container, or as a user that owns nothing.
+    Each answer runs in a process of its own: a temporary folder, a bare
+    environment, limits on memory, processes, files, output and time; all that
+    it started is killed at its end. This is no wall. An answer runs as your
+    user: it can read every file that you can read, and use the network. It
+    stops accidents, not an attacker. Grade strangers in a container, or as a
+    user that owns nothing.
     """
     if jobs is not None and jobs < 1:
         raise LabError(f"--jobs is the number of answers at once: 1 or more, not {jobs}.")
