@@ -28,6 +28,7 @@ from labserver.stage.engine import Engine, Log, one_line
 __all__ = ["Child", "importable", "in_child", "main"]
 
 PATIENCE = 0.25  # seconds a child has to stop by itself before it is killed: with `kill` the whole stays below 300 ms
+IMPORT_TIMEOUT = 60.0  # seconds a child may take to import what it needs: among twenty notebooks that start at once
 ORPHAN_CHECK = 0.5  # seconds between two looks whether the owner is still our parent
 
 _in_child = False
@@ -84,6 +85,7 @@ class Child:
         self._name = name
         self._grace = float(options.get("timeout_graceful_shutdown") or 0)
         self._report: dict[str, Any] = {}
+        self._begun = threading.Event()
         self._reported = threading.Event()
         self._stopping = False
         order = _Order(target, settings, options, log.limit)
@@ -110,7 +112,7 @@ class Child:
         """
         first = "import json, sys; sys.path[:] = json.loads(sys.stdin.buffer.readline())"
         self._process = subprocess.Popen(
-            [sys.executable, "-u", "-c", f"{first}; from labserver.stage.process import main; main()"],
+            [sys.executable, "-u", "-c", f"{first}; from labserver.stage.process import main; main({os.getpid()})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -119,6 +121,8 @@ class Child:
         try:
             self._listen(self._process)
             self._write(json.dumps(sys.path).encode() + b"\n" + self._order)
+            if not self._begun.wait(IMPORT_TIMEOUT):
+                raise LabError(f"The server's process did not begin within {IMPORT_TIMEOUT:g} s: is this machine busy?")
             if not self._reported.wait(timeout):
                 raise LabError(f"The server was not up within {timeout:g} s: its lifespan's start-up does not end.")
             if "port" not in self._report:
@@ -158,12 +162,14 @@ class Child:
     def _read_reports(self, pipe: IO[bytes]) -> None:
         with pipe:
             for line in pipe:
+                self._begun.set()
                 report = json.loads(line)
                 if "message" in report:
                     self.log.add(report["message"], report["error"])
-                else:
+                elif report:
                     self._report = report
                     self._reported.set()
+        self._begun.set()
         self._reported.set()  # the child ended: nothing more will come
         if "port" in self._report and not self._stopping:
             code = self._process.wait() if self._process is not None else None
@@ -219,28 +225,37 @@ class _ReportedLog(Log):
         self._reports.send(message=message, error=error)
 
 
-def main() -> None:
-    """Serve what the owner orders until it says stop or is gone. Runs in the child alone."""
+def main(owner: int) -> None:
+    """Serve what the owner orders until it says stop or is gone. Runs in the child alone.
+
+    Args:
+        owner: the owner's process id.
+    """
     global _in_child
     _in_child = True
-    reports = _Reports()
-    lifeline = sys.stdin.buffer
+    reports, lifeline = _Reports(), sys.stdin.buffer
+    reports.send()  # everything of ours is imported: from here on the time is the app's
+    if posix.available():
+        threading.Thread(target=_end_as_orphan, args=(owner,), name="orphan", daemon=True).start()
     order: _Order = pickle.load(lifeline)
+    engines: list[Engine] = []
+    threading.Thread(target=_obey, args=(lifeline, engines), name="lifeline", daemon=True).start()
     try:
-        engine = _engine(order, reports)
+        engines.append(_engine(order, reports))
     except BaseException as error:
-        reports.send(
-            failed=str(error) if isinstance(error, LabError) else f"The app can't be loaded: {one_line(error)}."
-        )
+        sentence = str(error) if isinstance(error, LabError) else f"The app can't be loaded: {one_line(error)}."
+        reports.send(failed=sentence)
     else:
-        threading.Thread(target=_obey, args=(lifeline, engine), name="lifeline", daemon=True).start()
-        threading.Thread(target=_end_as_orphan, args=(os.getppid(),), name="orphan", daemon=True).start()
-        threading.Thread(target=_report_start, args=(engine, reports), name="report", daemon=True).start()
-        engine.run()
-        if not engine.started.is_set():
-            reports.send(failed=f"The server did not start: {one_line(engine.error or SystemExit())}.")
+        _serve(engines[0], reports)
     atexit._run_exitfuncs()
     os._exit(0)  # no waiting for threads that the app left
+
+
+def _serve(engine: Engine, reports: _Reports) -> None:
+    threading.Thread(target=_report_start, args=(engine, reports), name="report", daemon=True).start()
+    engine.run()
+    if not engine.started.is_set():
+        reports.send(failed=f"The server did not start: {one_line(engine.error or SystemExit())}.")
 
 
 def _engine(order: _Order, reports: _Reports) -> Engine:
@@ -259,9 +274,10 @@ def _report_start(engine: Engine, reports: _Reports) -> None:
     reports.send(host=host, port=port, tls=engine.tls)
 
 
-def _obey(lifeline: IO[bytes], engine: Engine) -> None:
-    if lifeline.readline():
-        engine.ask()
+def _obey(lifeline: IO[bytes], engines: list[Engine]) -> None:
+    """Stop the engine when told so; end this process, however busy, when the lifeline does."""
+    if lifeline.readline() and engines:
+        engines[0].ask()
         lifeline.read()
     _end_now()
 

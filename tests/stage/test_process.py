@@ -224,6 +224,25 @@ def test_a_child_does_not_outlive_its_killed_owner(folder: Path, then: str) -> N
             owner.stdout.close()
 
 
+def test_a_child_whose_app_never_loads_is_given_up_and_killed(folder: Path) -> None:
+    (folder / "endless.py").write_text("while True: pass")
+    with pytest.raises(LabError, match=r"not up within 0\.5 s"):
+        start("endless:app", process=True, settings=Settings(start_timeout=0.5))
+    assert psutil.Process().children() == []
+
+
+def test_a_child_whose_app_never_loads_dies_with_its_owner(folder: Path) -> None:
+    (folder / "endless.py").write_text("import os\nopen('loading', 'w').write(str(os.getpid()))\nwhile True: pass")
+    code = "import sys; sys.path.insert(0, '.'); from labserver.stage import start; start('endless:app', process=True)"
+    owner = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
+    try:
+        until(lambda: (folder / "loading").exists() and (folder / "loading").read_text() != "", 30)
+    finally:
+        owner.kill()
+        owner.wait()
+    until(lambda: gone(int((folder / "loading").read_text())))
+
+
 def test_logs_come_home_and_nothing_is_printed(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     live = start("away:app", process=True)
     get(live, "/print")

@@ -730,18 +730,18 @@ httpx.get(live.url)
 def test_first_call_is_quick() -> None:
     code = """
 import time
-began = time.perf_counter()
+began = time.process_time()
 from fastapi import FastAPI
 from labserver.stage import start
 start(FastAPI())
-print(time.perf_counter() - began)
+print(time.process_time() - began)
 import sys
 print(sorted({"anthropic", "sqlalchemy", "nats"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     seconds, heavy = done.stdout.splitlines()
     assert heavy == "[]"
-    assert float(seconds) < 6  # 1.5 s on a machine of its own
+    assert float(seconds) < 3  # of CPU; 0.8 s on a machine of its own
 
 
 def test_tls_shows_in_the_urls(tmp_path_factory: pytest.TempPathFactory) -> None:
