@@ -5,6 +5,7 @@
 nbval compares plain text; a picture is rewritten only when its text twin changed, so that a run leaves no noise behind.
 """
 
+import json
 import os
 import re
 import sys
@@ -42,6 +43,9 @@ CHANGING = (
     ("a path of one machine", re.compile(r"(?:^|[\s'\"(])/(?:home|root|tmp|Users|var|usr)/")),
 )
 """What differs from machine to machine and from run to run, and so has no place in a compared output."""
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+FOLDERS = re.compile(r"(?:~|(?<![\w./])(?:[A-Za-z]:)?)[/\\](?:[^\s:'\"\x1b/\\]+[/\\])+(?=[^\s:'\"\x1b/\\]+\.py\b)")
+"""The folders before a Python file's name in a traceback: where a library lies differs from machine to machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ def lint(path: Path) -> list[Finding]:
         LabError: if it is no notebook.
     """
     notebook = read(path)
-    found = [*_lint_notebook(notebook), *_lint_headings(notebook)]
+    found = [*_lint_ids(path), *_lint_notebook(notebook), *_lint_headings(notebook)]
     for number, cell in enumerate(notebook.cells):
         found += [(cell.get("id", f"number {number + 1}"), sentence) for sentence in _lint_cell(cell)]
     return [Finding(path, cell, sentence) for cell, sentence in found]
@@ -174,7 +178,7 @@ def _cell(cell: NotebookNode, before: NotebookNode | None) -> NotebookNode:
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Join neighbouring prints on one stream, and drop the metadata of outputs."""
+    """Join neighbouring prints on one stream; drop the metadata of outputs and the folders in tracebacks."""
     joined: list[NotebookNode] = []
     for output in map(nbformat.from_dict, outputs):
         last = joined[-1] if joined else None
@@ -183,6 +187,8 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             continue
         if "metadata" in output:
             output.metadata = nbformat.from_dict({})
+        if "traceback" in output:
+            output.traceback = [FOLDERS.sub("", line) for line in output.traceback]
         joined.append(output)
     return joined
 
@@ -199,12 +205,16 @@ def _with_picture(output: NotebookNode, stored: NotebookNode) -> NotebookNode:
     return output
 
 
+def _lint_ids(path: Path) -> Iterator[tuple[str, str]]:
+    """Look at the file itself: nbformat gives a cell without an id of its own a random one when it reads."""
+    ids = [cell.get("id") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    if None in ids or len(set(ids)) < len(ids):
+        yield "", "a cell has no id, or two have the same: give each cell an id of its own and keep it."
+
+
 def _lint_notebook(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         yield "", "its kernel is not `python3`, which every machine has: run `make notebooks`."
-    ids = [cell.get("id") for cell in notebook.cells]
-    if None in ids or len(set(ids)) < len(ids):
-        yield "", "a cell has no id, or two have the same: give each cell an id of its own and keep it."
     counts = [cell.execution_count for cell in _code_cells(notebook)]
     if None not in counts and counts != list(range(1, len(counts) + 1)):
         yield "", "its cells were not run from top to bottom in one go: run `make notebooks`."
@@ -242,6 +252,8 @@ def _lint_output(output: NotebookNode) -> Iterator[str]:
     for what, pattern in CHANGING:
         if found := pattern.search(text):
             yield f"its compared output holds {what} ({found[0].strip()!r}): show that in a picture, or not at all."
+    if FOLDERS.search(COLOUR.sub("", "\n".join(output.get("traceback", [])))):
+        yield "its traceback holds a path of one machine: run `make notebooks`."
     if any(_images_without_alt(data.get("text/html", ""))):
         yield "a picture in its output has no alternative text: give it one."
     if data and "text/plain" not in data:
