@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -31,11 +32,13 @@ __all__ = [
     "Jupyter",
     "Notebook",
     "Shown",
+    "Window",
     "browser",
+    "copy_notebooks",
     "jupyter",
-    "open_notebook",
     "private_environment",
     "still_running",
+    "window",
 ]
 
 #: A name that is not localhost, as a hub's is; the browser is told to find it on this machine.
@@ -53,6 +56,9 @@ BROWSER_FLAGS = (
     "--no-proxy-server",
     f"--host-resolver-rules=MAP {HUB_HOST} 127.0.0.1",
 )
+
+#: Seconds for JupyterLab to start, and for its page to load: 6 each on a quiet machine with two cores.
+START = 120.0
 
 #: JupyterLab's settings in the child: no news, no update check, every cell really in the page.
 LAB_SETTINGS: dict[str, dict[str, object]] = {
@@ -80,13 +86,13 @@ class Jupyter:
     root: Path
     pid: int
 
-    def page_url(self, path: str, *, host: str = "127.0.0.1") -> str:
-        """Return the address that opens the notebook `path` in a fresh workspace, as seen under the name `host`."""
-        return f"http://{host}:{self.port}{self.base_url}lab/tree/{path}?reset&token={self.token}"
+    def page_url(self, *, host: str = "127.0.0.1") -> str:
+        """Return the address of JupyterLab with an empty workspace, as seen under the name `host`."""
+        return f"http://{host}:{self.port}{self.base_url}lab?reset&token={self.token}"
 
 
 @asynccontextmanager
-async def jupyter(folder: Path, *, base_url: str = "/", deadline: float = 60.0) -> AsyncIterator[Jupyter]:
+async def jupyter(folder: Path, *, base_url: str = "/", deadline: float = START) -> AsyncIterator[Jupyter]:
     """Run JupyterLab in `folder`, with a token; on leaving, end it and every kernel it started.
 
     Raises:
@@ -145,6 +151,18 @@ def private_environment(folder: Path) -> dict[str, str]:
     return environment | {"LABSERVER_LLM": "fake"}
 
 
+# Jupyter, which ends when its standard input does: so it never outlives its owner, however that ends.
+_UNTIL_EOF = """\
+import os, signal, sys, threading
+from jupyterlab.labapp import main
+def watch():
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=watch, daemon=True).start()
+main()
+"""
+
+
 def _spawn(folder: Path, root: Path, base_url: str, token: str) -> subprocess.Popen[bytes]:
     options = {
         "ServerApp.port": 0,
@@ -162,10 +180,10 @@ def _spawn(folder: Path, root: Path, base_url: str, token: str) -> subprocess.Po
     }
     with (folder / "jupyter.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())],
+            [sys.executable, "-c", _UNTIL_EOF, *(f"--{name}={value}" for name, value in options.items())],
             env=private_environment(folder),
             cwd=root,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -203,6 +221,8 @@ async def _end(child: subprocess.Popen[bytes]) -> None:
         process.kill()
     await still_running(family, deadline=5)
     child.wait(timeout=5)
+    if child.stdin:
+        child.stdin.close()
 
 
 async def still_running(family: list[psutil.Process], *, deadline: float) -> list[psutil.Process]:
@@ -299,6 +319,22 @@ _KERNEL_READY = """(path) => {
     && panel.sessionContext.isReady && panel.sessionContext.session?.kernel?.status === 'idle';
 }"""
 
+_LAB_READY = """async () => {
+  if (!window.jupyterapp) return false;
+  await window.jupyterapp.restored;
+  return !document.querySelector('#jupyterlab-splash');
+}"""
+
+_OPEN = "async path => { await window.jupyterapp.commands.execute('docmanager:open', {path}); }"
+
+_CLOSE = """path => {
+  for (const widget of window.jupyterapp.shell.widgets('main')) if (widget.context?.path === path) widget.dispose();
+}"""
+
+_SAVE = "async () => { await window.jupyterapp.commands.execute('docmanager:save'); }"
+
+_THEME = "async theme => { await window.jupyterapp.commands.execute('apputils:change-theme', {theme}); }"
+
 _WATCH_RUN_ALL = """() => {
   window.labRanAll = 0;
   if (window.labWatching) return;
@@ -343,24 +379,19 @@ class Notebook:
         return [Shown(**picture) for picture in await self.page.evaluate(_PICTURES)]
 
     async def panel(self, *, deadline: float = 10.0) -> Frame:
-        """Return the frame of the live panel in the outputs, once it is there."""
+        """Return the frame of the live panel in the outputs, once it is there, and bring it into view."""
         element = await self.page.wait_for_selector(
             ".jp-OutputArea-output iframe", state="attached", timeout=deadline * 1000
         )
         frame = await element.content_frame() if element else None
-        if frame is None:
+        if element is None or frame is None:
             raise AssertionError(f"{self.path}: the panel's iframe holds no page")
+        await element.scroll_into_view_if_needed()
         return frame
-
-    async def allow_only_port(self, port: int) -> None:
-        """Let the browser reach no other port of this machine from now on: connections are refused."""
-        await self.page.context.route(
-            lambda url: urlsplit(url).port != port, lambda route: route.abort("connectionrefused")
-        )
 
     async def save(self, *, deadline: float = 10.0) -> None:
         """Save the notebook, outputs included."""
-        await self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        await self.page.evaluate(_SAVE)
         await self.page.wait_for_function(
             "() => !window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=deadline * 1000
         )
@@ -368,7 +399,7 @@ class Notebook:
     async def theme(self, name: str, *, deadline: float = 10.0) -> None:
         """Switch to "JupyterLab Light" or "JupyterLab Dark", and the browser's own preference with it."""
         await self.page.emulate_media(color_scheme="dark" if name.endswith("Dark") else "light")
-        await self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        await self.page.evaluate(_THEME, name)
         await self.page.wait_for_function(
             "theme => document.body.dataset.jpThemeName === theme && !document.querySelector('#jupyterlab-splash')",
             arg=name,
@@ -376,26 +407,64 @@ class Notebook:
         )
 
 
+def copy_notebooks(source: Path, target: Path) -> None:
+    """Copy the notebooks of the folder `source`, and the images they show, into `target`."""
+    for file in (*source.glob("*.ipynb"), *source.glob("images/*")):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+
+
+class Window:
+    """A browser window with JupyterLab in it; loading that takes seconds, so notebooks are opened in it one by one."""
+
+    def __init__(self, page: Page, lab: Jupyter) -> None:
+        self.page = page
+        self.lab = lab
+
+    @asynccontextmanager
+    async def notebook(self, path: str, *, deadline: float = 60.0) -> AsyncIterator[Notebook]:
+        """Open `path` (relative to the server's root) and wait for its kernel; on leaving end both, save nothing."""
+        await self.page.evaluate(_OPEN, path)
+        try:
+            await self.page.wait_for_function(_KERNEL_READY, arg=path, timeout=deadline * 1000)
+            yield Notebook(self.page, path)
+        finally:
+            await self.page.evaluate(_CLOSE, path)
+            await _end_kernels(self.lab)
+
+    @asynccontextmanager
+    async def only_port(self, port: int) -> AsyncIterator[None]:
+        """Let the browser reach no other port of this machine: connections to it are refused."""
+
+        def elsewhere(url: str) -> bool:
+            return urlsplit(url).port != port
+
+        await self.page.context.route(elsewhere, lambda route: route.abort("connectionrefused"))
+        try:
+            yield
+        finally:
+            await self.page.context.unroute(elsewhere)
+
+
 @asynccontextmanager
-async def open_notebook(
+async def window(
     running: Browser,
     lab: Jupyter,
-    path: str,
     *,
     host: str = "127.0.0.1",
     width: int = 1280,
     height: int = 900,
-    deadline: float = 60.0,
-) -> AsyncIterator[Notebook]:
-    """Open `path` (relative to the server's root) in a new window; close it and end its kernel on leaving."""
+    deadline: float = START,
+) -> AsyncIterator[Window]:
+    """Open JupyterLab, reached under the name `host`, in a new window of `width` by `height` pixels; close it after."""
     context = await running.new_context(viewport={"width": width, "height": height})
-    page = await context.new_page()
     try:
-        await page.goto(lab.page_url(path, host=host), timeout=deadline * 1000)
-        await page.wait_for_function(_KERNEL_READY, arg=path, timeout=deadline * 1000)
-        yield Notebook(page, path)
+        page = await context.new_page()
+        await page.goto(lab.page_url(host=host), timeout=deadline * 1000)
+        await page.wait_for_function(_LAB_READY, timeout=deadline * 1000)
+        yield Window(page, lab)
     finally:
-        await _end_kernels(lab)
         await context.close()
 
 

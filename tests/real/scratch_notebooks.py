@@ -81,4 +81,5 @@ def write_notebook(file: Path, cells: tuple[nbformat.NotebookNode, ...] = PANEL)
     """Write a notebook of `cells`, without outputs, for the Python kernel that Jupyter finds."""
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     file.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=list(cells), metadata={"kernelspec": kernel}), file)
+    own = [nbformat.from_dict(cell | {"id": f"cell-{number}"}) for number, cell in enumerate(cells)]
+    nbformat.write(new_notebook(cells=own, metadata={"kernelspec": kernel}), file)

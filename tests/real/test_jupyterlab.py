@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pixels import read_png
 from playwright.async_api import Browser, Frame
-from real_jupyter import HUB_HOST, Jupyter, Notebook, browser, jupyter, open_notebook
+from real_jupyter import HUB_HOST, Jupyter, Notebook, Window, browser, copy_notebooks, jupyter, window
 from scratch_notebooks import EVENTS_WANTED, write_notebook
+from scratch_notebooks import PANEL as PANEL_CELLS
+from screenshots import WIDTH, photograph, photograph_at_work
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = sorted((HERE.parent.parent / "notebooks").glob("*.ipynb"))
@@ -20,7 +23,7 @@ HUB_BASE = "/hub/user/ana/"
 PANEL = "panel.ipynb"
 LIVE = 20_000  # ms for the first events of a panel
 
-pytestmark = [pytest.mark.real("chromium"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.real("chromium"), pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 shared = pytest_asyncio.fixture(scope="module", loop_scope="module")
 
 
@@ -32,10 +35,10 @@ async def chrome(tmp_path_factory: pytest.TempPathFactory, require: Callable[[st
 
 
 @shared
-async def near(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Jupyter]:
+async def near(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Window]:
     """JupyterLab on the reader's own machine."""
-    async with jupyter(tmp_path_factory.mktemp("near")) as running:
-        yield running
+    async with jupyter(tmp_path_factory.mktemp("near")) as running, window(chrome, running) as shown:
+        yield shown
 
 
 @shared
@@ -46,10 +49,10 @@ async def hub(chrome: Browser, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 
 
 @shared
-async def opened(request: pytest.FixtureRequest, chrome: Browser, near: Jupyter) -> AsyncIterator[Notebook]:
+async def opened(request: pytest.FixtureRequest, near: Window) -> AsyncIterator[Notebook]:
     """A fresh copy of one notebook, its pictures beside it, open and never run."""
-    shutil.copytree(request.param.parent, near.root / "notebooks", dirs_exist_ok=True)
-    async with open_notebook(chrome, near, f"notebooks/{request.param.name}") as notebook:
+    copy_notebooks(request.param.parent, near.lab.root / "notebooks")
+    async with near.notebook(f"notebooks/{request.param.name}") as notebook:
         yield notebook
 
 
@@ -97,21 +100,22 @@ async def address_of_live_feed(panel: Frame) -> tuple[str, str]:
         " && Number(document.querySelector('#frames')?.value) >= 3",
         arg=EVENTS_WANTED,
         timeout=LIVE,
+        polling=50,  # by the clock: a frame of another origin gets no animation frames while it is out of view
     )
     addresses = await panel.evaluate("() => window.labAddresses")
     return addresses["events"], addresses["frames"]
 
 
 @shared
-async def strangers_panel(chrome: Browser, hub: Jupyter, near: Jupyter) -> tuple[str, str]:
+async def strangers_panel(chrome: Browser, hub: Jupyter, near: Window) -> tuple[str, str]:
     """Run the panel behind the hub, save it, hand the file to the other JupyterLab; return the feed's addresses."""
     write_notebook(hub.root / PANEL)
-    async with open_notebook(chrome, hub, PANEL, host=HUB_HOST) as notebook:
+    async with window(chrome, hub, host=HUB_HOST) as shown, shown.notebook(PANEL) as notebook:
         await assert_ran(notebook)
         await assert_pictures_shown(notebook)
         addresses = await address_of_live_feed(await notebook.panel())
         await notebook.save()
-    shutil.copy(hub.root / PANEL, near.root / PANEL)
+    shutil.copy(hub.root / PANEL, near.lab.root / PANEL)
     return addresses
 
 
@@ -125,9 +129,9 @@ async def test_panel_behind_a_hub_is_live_through_the_proxy(hub: Jupyter, strang
 
 
 async def test_panel_of_a_stranger_shows_a_picture_and_runs_nothing(
-    chrome: Browser, near: Jupyter, strangers_panel: tuple[str, str]
+    near: Window, strangers_panel: tuple[str, str]
 ) -> None:
-    async with open_notebook(chrome, near, PANEL) as notebook:
+    async with near.notebook(PANEL) as notebook:
         cells = await notebook.cells()
         assert not any(cell.trusted for cell in cells if cell.has_output)
         await assert_pictures_shown(notebook)
@@ -137,22 +141,45 @@ async def test_panel_of_a_stranger_shows_a_picture_and_runs_nothing(
         assert await notebook.page.locator(".jp-OutputArea-output script").count() == 0
 
 
-async def test_panel_on_the_readers_machine_is_live_directly(chrome: Browser, near: Jupyter) -> None:
-    write_notebook(near.root / "own" / PANEL)
-    async with open_notebook(chrome, near, f"own/{PANEL}") as notebook:
+async def test_panel_on_the_readers_machine_is_live_directly(near: Window) -> None:
+    write_notebook(near.lab.root / "own" / PANEL)
+    async with near.notebook(f"own/{PANEL}") as notebook:
         await assert_ran(notebook)
         events, frames = await address_of_live_feed(await notebook.panel())
         for address, scheme in ((events, "http"), (frames, "ws")):
             assert address.startswith(f"{scheme}://127.0.0.1:")
-            assert f":{near.port}/" not in address
+            assert f":{near.lab.port}/" not in address
 
 
-async def test_panel_takes_the_proxy_when_localhost_is_not_the_kernels_machine(chrome: Browser, near: Jupyter) -> None:
+async def test_panel_takes_the_proxy_when_localhost_is_not_the_kernels_machine(near: Window) -> None:
     """As in a container: the page is on localhost, but of the container's ports only Jupyter's is reachable."""
-    write_notebook(near.root / "container" / PANEL)
-    async with open_notebook(chrome, near, f"container/{PANEL}") as notebook:
-        await notebook.allow_only_port(near.port)
+    write_notebook(near.lab.root / "container" / PANEL)
+    async with near.only_port(near.lab.port), near.notebook(f"container/{PANEL}") as notebook:
         await assert_ran(notebook)
         events, frames = await address_of_live_feed(await notebook.panel())
-        assert events.startswith(f"{near.url}proxy/")
-        assert frames.startswith(f"ws{near.url.removeprefix('http')}proxy/")
+        assert events.startswith(f"{near.lab.url}proxy/")
+        assert frames.startswith(f"ws{near.lab.url.removeprefix('http')}proxy/")
+
+
+async def test_photographs_show_all_of_a_notebook_light_and_dark(near: Window, tmp_path: Path) -> None:
+    write_notebook(near.lab.root / "seen.ipynb", PANEL_CELLS[:2] * 5)
+    async with near.notebook("seen.ipynb") as notebook:
+        await assert_ran(notebook)
+        at_work = await photograph_at_work(notebook, picture=4)
+        files = await photograph(notebook, tmp_path, sheet=600)
+        with pytest.raises(LookupError, match="shows 5 pictures"):
+            await photograph_at_work(notebook, picture=5)
+
+    each = len(files) // 2
+    assert each >= 2, "higher than a sheet, and than the window: nothing is scrolled out of the picture"
+    assert [file.name for file in files] == [
+        f"seen-{theme}-{number}.png" for theme in ("light", "dark") for number in range(1, each + 1)
+    ]
+    light, dark = (read_png(files[first].read_bytes()) for first in (0, each))
+    assert (light.width, light.height) == (dark.width, dark.height) == (WIDTH, 600)
+    assert light.brightness() > 200
+    assert dark.brightness() < 60
+    assert light.colours()[0xFB, 0xFB, 0xFA] > 700 * 60, "the picture's card, light"
+    assert dark.colours()[0x16, 0x19, 0x1D] > 700 * 60, "the picture's card, dark"
+    assert at_work.startswith(b"\x89PNG")
+    assert len(at_work) < 100_000
