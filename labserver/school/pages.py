@@ -14,7 +14,7 @@ from urllib.parse import quote
 from labserver.school.marks import NOT_HANDED_IN, Assignment, Failure, Graded, Marks
 from labserver.school.verdicts import CheckResult
 
-__all__ = ["MADE_BY", "SIGNS", "index_page", "page_names", "student_page"]
+__all__ = ["MADE_BY", "SIGNS", "index_page", "key", "page_names", "short", "student_page"]
 
 MADE_BY = '<meta name="generator" content="labserver grade">'
 """Stands in every page; tells our pages from others in the same folder."""
@@ -39,6 +39,8 @@ SIGNS = {
 """A sign per verdict, always beside its word or in a table with a key."""
 
 _SHOWN_TAPES = 3  # per exercise on the instructor's page; the students' pages have them all
+
+_BARS_UP_TO = 8  # exercises; with more there is no room for a bar beside their columns
 
 _CSS = """
 :root { color-scheme: light dark; --page: #ffffff; --card: #fbfbfa; --edge: #d9dde2; --band: #e4e8ec; --mute: #59616b;
@@ -65,6 +67,7 @@ img { display: block; max-width: 100%; height: auto; margin: 8px 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 6px 16px 6px 0; border-bottom: 1px solid var(--edge); }
+tr > :last-child { padding-right: 0; }
 th { font-weight: 600; } thead th { color: var(--mute); font-size: 13px; white-space: nowrap; }
 tbody th { overflow-wrap: anywhere; min-width: 120px; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -170,9 +173,10 @@ def _matrix(marks: Marks) -> str:
     for student in marks.students:
         cells = "".join(_matrix_cell(marks.of(student, item.id), words=single) for item in marks.assignments)
         link = f'<a href="students/{quote(pages[student])}">{escape(student)}</a>'
-        points = f'<td class="n">{marks.points(student)}</td><td>{_bar(marks.points(student), marks.max_points)}</td>'
-        rows.append(f'<tr><th scope="row">{link}</th>{cells}{points}</tr>')
-    columns = f'<th scope="col">student</th>{head}<th scope="col" class="n">of {marks.max_points}</th><td></td>'
+        bar = _bar(marks.points(student), marks.max_points) if len(marks.assignments) <= _BARS_UP_TO else ""
+        points = f'<td class="n">{marks.points(student)}</td><td>{bar}</td>'
+        rows.append(f'<tr><th scope="row">{link}</th>{points}{cells}</tr>')
+    columns = f'<th scope="col">student</th><th scope="col" class="n">of {marks.max_points}</th><td></td>{head}'
     return _table(columns, rows, "" if single else _key(marks))
 
 
@@ -183,17 +187,28 @@ def _table(head: str, rows: Iterable[str], foot: str = "") -> str:
 
 def _matrix_cell(graded: Graded | None, *, words: bool) -> str:
     verdict = graded.report.verdict if graded else NOT_HANDED_IN
-    points = str(graded.report.points) if graded and graded.report.points else ""
     if words:
         return f"<td>{_verdict(verdict)}</td>"
-    tone = "" if points or verdict == NOT_HANDED_IN else ' class="hot"'
-    return f'<td title="{verdict}"><span{tone}>{points} {SIGNS[verdict]}</span></td>'
+    tone = "" if verdict in ("solved", "partial", NOT_HANDED_IN) else ' class="hot"'
+    return f'<td title="{verdict}"><span{tone}>{short(graded)}</span></td>'
+
+
+def short(graded: Graded | None) -> str:
+    """Return an answer in two characters: its points when some are missing, else the sign of its verdict."""
+    if graded is None:
+        return SIGNS[NOT_HANDED_IN]
+    return str(graded.report.points) if graded.report.verdict == "partial" else SIGNS[graded.report.verdict]
 
 
 def _key(marks: Marks) -> str:
+    return f'<p class="mute">{escape(key(marks))}</p>'
+
+
+def key(marks: Marks) -> str:
+    """Return what the signs of `short` mean, those that are used."""
     used = marks.verdicts()
-    signs = " &nbsp; ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if used[verdict])
-    return f'<p class="mute">{signs}</p>'
+    signs = [f"{sign} {verdict}" for verdict, sign in SIGNS.items() if used[verdict] and verdict != "partial"]
+    return ", ".join([*signs, "a number: partial"])
 
 
 def _verdict(verdict: str) -> str:
@@ -238,7 +253,7 @@ def _sample(failure: Failure) -> str:
 def _odd(marks: Marks) -> str:
     rows = []
     for graded in marks.graded:
-        if not graded.report.checks or graded.report.verdict == "not checked":
+        if graded.report.reason:
             rows.append((graded.source, f"{graded.report.verdict}. {graded.report.reason}"))
         rows += [(graded.source, note) for note in graded.notes]
     rows += [(skipped.source, skipped.reason) for skipped in marks.skipped]

@@ -38,7 +38,7 @@ from rich.text import Text
 from labserver import __version__
 from labserver.errors import LabError
 from labserver.school.marks import NOT_HANDED_IN, Assignment, Graded, Marks
-from labserver.school.pages import MADE_BY, SIGNS, index_page, page_names, student_page
+from labserver.school.pages import MADE_BY, SIGNS, index_page, key, page_names, short, student_page
 
 __all__ = ["prepare", "results_csv", "results_json", "summary", "write"]
 
@@ -189,6 +189,8 @@ def _plain(text: str) -> str:
 def summary(marks: Marks) -> RenderableType:
     """Return the summary for the terminal: points of all, then what fails most, then what needs a look."""
     parts: list[RenderableType] = [_points_table(marks)]
+    if len(marks.assignments) > 1:
+        parts.append(Text(key(marks) + "\n", style="dim"))
     if any(marks.failures(assignment.id) for assignment in marks.assignments):
         parts.append(_failures_table(marks))
     if odd := list(_odd(marks)):
@@ -200,27 +202,33 @@ def summary(marks: Marks) -> RenderableType:
 
 
 def _table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _points_table(marks: Marks) -> Table:
     table = _table("Points")
-    table.add_column("student", overflow="fold")
+    table.add_column("student", overflow="ellipsis", no_wrap=True, min_width=12)
+    table.add_column(f"of {marks.max_points}", justify="right", no_wrap=True)
     single = len(marks.assignments) == 1
     for assignment in marks.assignments:
-        table.add_column(assignment.id if single else assignment.number, justify="left" if single else "right")
-    table.add_column(f"of {marks.max_points}", justify="right")
+        table.add_column(assignment.id if single else assignment.number, no_wrap=True)
     for student in marks.students:
         cells = [_cell(marks.of(student, assignment.id), words=single) for assignment in marks.assignments]
-        table.add_row(Text(student), *cells, str(marks.points(student)))
+        table.add_row(Text(student), str(marks.points(student)), *cells)
     return table
 
 
 def _cell(graded: Graded | None, *, words: bool) -> Text:
     verdict = graded.report.verdict if graded else NOT_HANDED_IN
-    points = f"{graded.report.points:>3}" if graded and graded.report.points else ""
-    shown = f"{SIGNS[verdict]} {verdict}" if words else f"{points or ''} {SIGNS[verdict]}".strip()
-    return Text(shown, style="green" if verdict == "solved" else "" if points else "red")
+    style = {"solved": "green", "partial": "", NOT_HANDED_IN: "dim"}.get(verdict, "red")
+    return Text(f"{SIGNS[verdict]} {verdict}" if words else short(graded), style=style)
 
 
 def _failures_table(marks: Marks) -> Table:
@@ -238,7 +246,7 @@ def _failures_table(marks: Marks) -> Table:
 
 def _odd(marks: Marks) -> Iterator[tuple[str, str]]:
     for graded in marks.graded:
-        if not graded.report.checks or graded.report.verdict == "not checked":
+        if graded.report.reason:
             yield graded.student, f"{graded.source}: {graded.report.verdict}. {graded.report.reason}".rstrip()
         for note in graded.notes:
             yield graded.student, f"{graded.source}: {note}"
