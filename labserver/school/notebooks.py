@@ -137,14 +137,18 @@ def normalise(notebook: NotebookNode, before: NotebookNode | None = None) -> Not
     return whole
 
 
-def run(path: Path) -> bool:
+def run(path: Path, *, redraw: bool = False) -> bool:
     """Execute one notebook and store its normalised outputs; return whether the file changed.
+
+    Args:
+        path: the notebook.
+        redraw: store every picture anew, also where its text twin is as it was.
 
     Raises:
         LabError: if it is no notebook or a cell fails; the file is then left as it was.
     """
     before = read(path)
-    return write(normalise(execute(before, path.parent), before), path)
+    return write(normalise(execute(before, path.parent), None if redraw else before), path)
 
 
 def lint(path: Path) -> list[Finding]:
@@ -280,11 +284,14 @@ Paths = Annotated[list[Path], typer.Argument(help="Notebooks, or folders of them
 
 
 @commands.command("run")
-def run_command(paths: Paths) -> None:
+def run_command(
+    paths: Paths,
+    redraw: Annotated[bool, typer.Option(help="Store every picture anew, also where its text is as it was.")] = False,
+) -> None:
     """Execute notebooks in fresh kernels and store their outputs."""
     for path in _find(paths):
         try:
-            print(f"{path}: {'changed' if run(path) else 'as it was'}", flush=True)
+            print(f"{path}: {'changed' if run(path, redraw=redraw) else 'as it was'}", flush=True)
         except LabError as error:
             raise LabError(f"{path}: {error}") from None
 

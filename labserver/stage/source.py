@@ -1,6 +1,7 @@
 """Source code as a cell's result: one endpoint, or a broken form beside its mend with the difference marked.
 
-The colours are JupyterLab's own, so they follow its theme; a sign and a bar mark a changed line, never colour alone.
+The colours are JupyterLab's own, so they follow its theme; in a notebook that it does not trust, variables are removed
+and the plain colour before each remains. A sign and a bar mark a changed line, never colour alone.
 `difference` counts what `compare` shows: it is how the lab keeps every lesson down to twelve lines.
 """
 
@@ -21,18 +22,17 @@ from labserver.stage.rich import Html
 
 __all__ = ["compare", "difference", "show"]
 
-COLOURS: tuple[tuple[Any, str], ...] = (  # the first that a token belongs to; the fallbacks read on both themes
-    (Comment, "var(--jp-mirror-editor-comment-color,#5f7f7f)"),
-    (String, "var(--jp-mirror-editor-string-color,#b85c38)"),
-    (Number, "var(--jp-mirror-editor-number-color,#2e8b57)"),
-    (Keyword, "var(--jp-mirror-editor-keyword-color,#2f8f4e)"),
-    (Operator.Word, "var(--jp-mirror-editor-keyword-color,#2f8f4e)"),
-    (Name.Decorator, "var(--jp-mirror-editor-meta-color,#8a6fd1)"),
-    (Name.Function, "var(--jp-mirror-editor-def-color,#4178d0)"),
-    (Name.Class, "var(--jp-mirror-editor-def-color,#4178d0)"),
+COLOURS: tuple[tuple[Any, str, str], ...] = (  # the first that a token belongs to; plain ones read on both themes
+    (Comment, "--jp-mirror-editor-comment-color", "#5f7f7f"),
+    (String, "--jp-mirror-editor-string-color", "#b85c38"),
+    (Number, "--jp-mirror-editor-number-color", "#2e8b57"),
+    (Keyword, "--jp-mirror-editor-keyword-color", "#2f8f4e"),
+    (Operator.Word, "--jp-mirror-editor-keyword-color", "#2f8f4e"),
+    (Name.Decorator, "--jp-mirror-editor-meta-color", "#8a6fd1"),
+    (Name.Function, "--jp-mirror-editor-def-color", "#4178d0"),
+    (Name.Class, "--jp-mirror-editor-def-color", "#4178d0"),
 )
-FONT = "font-family:var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
-CODE = f"{FONT};font-size:13px;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left"
+CODE = "margin:0;padding:0;font-size:13px;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left"
 CHANGED = "background:rgba(184,57,14,.12);box-shadow:inset 3px 0 0 #c2552d"
 HEAD = "padding:4px 8px;text-align:left;font-weight:600;border-bottom:1px solid rgba(128,128,128,.4)"
 LESSON = {"WRONG", "PATTERN", "NEEDS_PROCESS"}  # what a twin says about itself is not part of the difference
@@ -45,8 +45,8 @@ def show(obj: Any) -> Html:
         LabError: if `obj` has no source in a file or cell.
     """
     source = _source(obj)
-    lines = "".join(f'<div style="{CODE}">{line or " "}</div>' for line in _coloured(source))
-    return Html(html=f'<div style="padding:4px 8px">{lines}</div>', twin=source)
+    lines = "\n".join(_coloured(source))
+    return Html(html=f'<pre style="{CODE}">{lines}</pre>', twin=source)
 
 
 def compare(broken: Any, pattern: Any) -> Html:
@@ -94,12 +94,14 @@ def _coloured(source: str) -> list[str]:
     """Return the lines of `source` as HTML."""
     lines = [""]
     for kind, text in lex(source, PythonLexer(stripnl=False, ensurenl=False)):
-        colour = next((colour for family, colour in COLOURS if kind in family), None)
+        colour = next(
+            (f"color:{plain};color:var({own},{plain})" for family, own, plain in COLOURS if kind in family), ""
+        )
         for number, part in enumerate(text.split("\n")):
             if number:
                 lines.append("")
             if part:
-                lines[-1] += f'<span style="color:{colour}">{escape(part)}</span>' if colour else escape(part)
+                lines[-1] += f'<span style="{colour}">{escape(part)}</span>' if colour else escape(part)
     return lines
 
 
@@ -124,9 +126,9 @@ def _row(left: str | None, right: str | None, changed: bool) -> str:
 def _cell(line: str | None, sign: str, changed: bool) -> str:
     marked = changed and line is not None
     indent = len(line or "") - len((line or "").lstrip(" ")) + 6  # characters; a long line goes on further in
-    hanging = f"padding:0 8px 0 calc({indent}ch + 10px);text-indent:-{indent}ch"
-    style = f"{CODE};vertical-align:top;{hanging};{CHANGED if marked else ''}"
-    return f'<td style="{style}"><b>{sign if marked else " "}</b> {line or ""}</td>'
+    hanging = f"padding-left:{indent}ch;text-indent:-{indent}ch"
+    text = f'<pre style="{CODE};{hanging}"><b>{sign if marked else " "}</b> {line or ""}</pre>'
+    return f'<td style="text-align:left;vertical-align:top;padding:0 8px;{CHANGED if marked else ""}">{text}</td>'
 
 
 def _unified(left: str, right: str) -> str:
