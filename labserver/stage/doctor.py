@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -140,13 +141,14 @@ def _table(findings: list[Finding]) -> Table:
 
 
 def _html(findings: list[Finding]) -> str:
-    rows = "".join(
-        f"<tr><td>{MARKS[found.state]}</td><td>{escape(found.name)}</td><td>{escape(_short(found.detail))}</td>"
-        f"<td>{escape(found.cure)}</td></tr>"
-        for found in findings
-    )
-    head = "<tr><th></th><th>what</th><th>version or place</th><th>what to do</th></tr>"
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table><p>{escape(_summary(findings))}</p>"
+    heads = ["", "what", "version or place", *(["what to do"] if any(found.cure for found in findings) else [])]
+    rows = [(MARKS[found.state], found.name, _short(found.detail), found.cure)[: len(heads)] for found in findings]
+    head, body = _row("th", heads), "".join(_row("td", row) for row in rows)
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table><p>{escape(_summary(findings))}</p>"
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f'<{tag} style="text-align:left">{escape(cell)}</{tag}>' for cell in cells) + "</tr>"
 
 
 def _twin(findings: list[Finding]) -> str:
