@@ -142,7 +142,7 @@ def summary(runs: list[Run]) -> Table:
             half = [run.result == "passed" for run in mine if run.loaded is loaded]
             counts.append(f"{sum(half)} of {len(half)}")
         seconds = [run.seconds for run in mine]
-        table.add_row(*key, *counts, f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}")
+        table.add_row(Path(key[0]).stem, key[1], *counts, f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}")
     return table
 
 

@@ -1,3 +1,5 @@
+"""The one background loop: what runs on it, what it raises, and that it ends with the process."""
+
 import asyncio
 import subprocess
 import sys

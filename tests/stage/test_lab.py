@@ -1,3 +1,5 @@
+"""The lab's app: every pattern and twin mounted, each server with modules of its own."""
+
 import sys
 from collections.abc import Iterator
 from importlib import import_module

@@ -1,3 +1,5 @@
+"""A server in a child process: found by import, stopped by force, and never outliving its owner."""
+
 import importlib
 import os
 import signal

@@ -1,3 +1,5 @@
+"""A real server from a cell: started and stopped in milliseconds, quiet, with nothing left of it."""
+
 import asyncio
 import logging
 import socket
