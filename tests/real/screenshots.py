@@ -4,8 +4,8 @@ python tests/real/screenshots.py NOTEBOOK OUTDIR   run it, then all of it as NAM
 python tests/real/screenshots.py NOTEBOOK OUTDIR --no-run   the same for the outputs as committed, not trusted
 python tests/real/screenshots.py --readme          notebooks/images/lab.png: the lab at work, with a tape in view
 
-A page is 1280 pixels wide. What is taller than a sheet (4,000 pixels unless --sheet says otherwise) is cut into
-several: NAME-light-1.png, NAME-light-2.png and so on.
+A page is 1280 pixels wide and as high as the notebook. `--sheet 1500` cuts it into sheets of that height, which stay
+legible where pictures are fitted to a screen: NAME-light-1.png, NAME-light-2.png and so on.
 """
 
 import argparse
@@ -27,8 +27,7 @@ README_NOTEBOOK = ROOT / "notebooks" / "01_websocket_basics.ipynb"
 README_PICTURE = ROOT / "notebooks" / "images" / "lab.png"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 WIDTH = 1280
-SHEET = 4000  # pixels: legible as a whole on a screen
-SURFACE = 16_000  # pixels: higher than this a browser repeats or blanks what it draws
+SHEET = 16_000  # pixels: the height of what a browser draws in one piece
 
 _HEIGHT = """() => {
   const outer = window.jupyterapp.shell.currentWidget.content.node.querySelector('.jp-WindowedPanel-outer');
@@ -79,7 +78,7 @@ async def photograph(notebook: Notebook, folder: Path, *, sheet: int = SHEET) ->
     for name, theme in THEMES.items():
         await notebook.theme(theme)
         await _settled(page)
-        height = min(await page.evaluate(_HEIGHT), SURFACE)
+        height = await page.evaluate(_HEIGHT)
         await page.set_viewport_size({"width": WIDTH, "height": height})
         await _settled(page)
         sheets = range(0, height, sheet)
