@@ -1,6 +1,34 @@
-"""nbval compares plain text: the twin of each picture, never the picture, which may hold measured numbers."""
+"""What tests and notebooks share: a private world on disk, and what nbval compares.
 
+The private world (temporary files, progress, kernels' folders) is made when this file is loaded, before any test,
+server or kernel starts, so that a run touches nothing of the user's and `test_nothing_left.py` can say what it left
+behind. nbval compares plain text: the twin of each picture, never the picture, which may hold measured numbers.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
+
+WORLD = Path(tempfile.mkdtemp(prefix="labserver-tests-"))
+TMP = WORLD / "tmp"  # temporary files of the run; empty at its end
+PRIVATE = {
+    "TMPDIR": TMP,
+    "LABSERVER_HOME": WORLD / "home",
+    "IPYTHONDIR": WORLD / "ipython",
+    "JUPYTER_RUNTIME_DIR": WORLD / "jupyter",
+}
+
+for _name, _folder in PRIVATE.items():
+    _folder.mkdir()
+    os.environ[_name] = str(_folder)
+os.environ["LABSERVER_LLM"] = "fake"
+tempfile.tempdir = str(TMP)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(WORLD, ignore_errors=True)
 
 
 def pytest_collectstart(collector: Any) -> None:

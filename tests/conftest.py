@@ -1,36 +1,12 @@
-"""What every test shares: a private world on disk, the rule for real parts, and the order of the last test.
-
-The private world (temporary files, progress, kernels' folders) is made when this file is loaded, before any test,
-server or kernel starts, so that `test_nothing_left.py` can say what the whole run left behind.
-"""
+"""What every test shares: the rule for real parts, and the order of the last test."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WORLD = Path(tempfile.mkdtemp(prefix="labserver-tests-"))
-TMP = WORLD / "tmp"  # temporary files of the run; empty at its end
-PRIVATE = {
-    "TMPDIR": TMP,
-    "LABSERVER_HOME": WORLD / "home",
-    "IPYTHONDIR": WORLD / "ipython",
-    "JUPYTER_RUNTIME_DIR": WORLD / "jupyter",
-}
-
-for _name, _folder in PRIVATE.items():
-    _folder.mkdir()
-    os.environ[_name] = str(_folder)
-os.environ["LABSERVER_LLM"] = "fake"
-tempfile.tempdir = str(TMP)
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(WORLD, ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)

@@ -40,7 +40,9 @@ def test_every_setting_says_what_it_is_and_in_which_unit() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         if field.annotation in (int, float):
-            assert any(unit in field.description.lower() for unit in ("second", "byte", "message", "number", "count")), name
+            assert any(
+                unit in field.description.lower() for unit in ("second", "byte", "message", "number", "count")
+            ), name
 
 
 def test_a_key_in_the_environment_changes_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
