@@ -1,7 +1,7 @@
 """The tap: a TCP proxy in front of a server that keeps a copy of all that passes, with the time of each read.
 
 It changes nothing: bytes, half-closes and aborts go through as they came, and a reader who stops is felt by the writer
-at the other side, because the tap reads no more than it could write. What the bytes mean is `wire.py`'s business.
+at the other side, because the tap reads no more than it could write. What the bytes mean is `wire`'s business.
 """
 
 import asyncio
@@ -152,7 +152,6 @@ class Tap:
         if not self._recording:
             return
         self.version += 1
-        talk.passed += len(data)
         if self._first is None:
             self._first = now
         room = max(self._max - self.kept, 0)

@@ -1,6 +1,6 @@
 """The tape: what really went over the wire between any client and a server, as events, text and pictures.
 
-A tape is a tap proxy (`tap.py`) in front of a server and what its bytes mean (`wire.py`). The client in the cell stays
+A tape is a tap proxy (`tap.py`) in front of a server and what its bytes mean (`wire`). The client in the cell stays
 what it is, plain httpx, websockets or curl; only its URL is the tape's.
 """
 
@@ -12,10 +12,11 @@ from typing import Literal
 
 from labserver.errors import LabError
 from labserver.settings import get_settings
-from labserver.stage import background, ladder, lanes, microscope, twin
+from labserver.stage import background, wire
+from labserver.stage.pictures import ladder, lanes, microscope, twin
 from labserver.stage.rich import Picture
 from labserver.stage.tap import Tap
-from labserver.stage.wire import MESSAGES, Sender, WireEvent, parse, parse_chunks
+from labserver.stage.wire import MESSAGES, Exchange, Lane, Sender, WireEvent, parse, parse_chunks
 
 __all__ = ["Tape", "WireEvent", "tapes"]
 
@@ -129,7 +130,7 @@ class Tape:
     @property
     def close_codes(self) -> list[int | None]:
         """For each WebSocket, in order, the close code its client saw; None while it is open."""
-        return [_close_code(each) for each in twin.exchanges(self.events) if each.websocket]
+        return [_close_code(each) for each in wire.exchanges(self.events) if each.websocket]
 
     @property
     def close_code(self) -> int | None:
@@ -153,10 +154,10 @@ class Tape:
         "clean": the server sent the whole answer. "closed": by a WebSocket close frame, or the client left.
         "cut": in the middle, without a word. "open": not at all, or there was none.
         """
-        found = twin.exchanges(self.events)
+        found = wire.exchanges(self.events)
         if not found or (ending := found[-1].ending) is None:
             return "open"
-        if ending.kind == "cut" or ending.name == "refused":
+        if found[-1].torn:
             return "cut"
         return "clean" if ending.label == "clean end" else "closed"
 
@@ -186,7 +187,7 @@ class Tape:
             counts: False where timing decides how many messages pass: a run of them then ends in `+`.
             keepalives: "once" says per exchange that there were some; "between" says between which events.
         """
-        panel = twin.lanes(self.events, names)
+        panel = wire.lanes(self.events, names)
         return twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
 
     def show(
@@ -210,7 +211,7 @@ class Tape:
             names, counts, keepalives: see `text`.
             idle_limit: seconds of silence after which a proxy would hang up; draws its idle clock (lanes only).
         """
-        panel = twin.lanes(self.events, names)
+        panel = wire.lanes(self.events, names)
         words = twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
         if _is_ladder(layout, [panel]):
             return ladder.draw(self.name, [("", panel)], words, headline, note)
@@ -251,7 +252,7 @@ class Tape:
         return self.text()
 
 
-def _is_ladder(layout: Layout, panels: Sequence[Sequence[twin.Lane]]) -> bool:
+def _is_ladder(layout: Layout, panels: Sequence[Sequence[Lane]]) -> bool:
     """Choose the ladder for WebSockets one after the other, each with a single lane."""
     if layout != "auto":
         return layout == "ladder"
@@ -259,7 +260,7 @@ def _is_ladder(layout: Layout, panels: Sequence[Sequence[twin.Lane]]) -> bool:
     return single and all(each.upgrade for panel in panels for lane in panel for each in lane.exchanges)
 
 
-def _close_code(exchange: twin.Exchange) -> int | None:
+def _close_code(exchange: Exchange) -> int | None:
     for event in exchange.events:
         if event.kind == "close" and event.sender == "server":
             return int(event.name)
@@ -286,7 +287,7 @@ def tapes(
         name: the figure's name, first line of the text; the first tape's by default.
         note, layout, counts, keepalives, idle_limit: see `Tape.show`.
     """
-    found = [(head, twin.lanes(tape.events)) for head, tape in panels]
+    found = [(head, wire.lanes(tape.events)) for head, tape in panels]
     figure = name or (panels[0][1].name if panels else "tapes")
     if _is_ladder(layout, [panel for _, panel in found]):
         words = twin.text(figure, found, counts=counts, keepalives=keepalives)
@@ -296,7 +297,7 @@ def tapes(
     return lanes.draw(figure, named, words, headline, note, idle_limit)
 
 
-def _named(head: str, panel: list[twin.Lane]) -> tuple[str, list[twin.Lane]]:
+def _named(head: str, panel: list[Lane]) -> tuple[str, list[Lane]]:
     """Let a panel's head be the name of its only lane."""
     if len(panel) != 1:
         return head, panel

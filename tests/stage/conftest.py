@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from websockets.frames import Close, Frame, Opcode
 
-from labserver.stage.drawing import WIDTH, Box
+from labserver.stage.pictures.sheet import WIDTH, Box
+from labserver.stage.pictures.words import width
 from labserver.stage.rich import Picture
 from labserver.stage.wire import Conversation, End, Read, WireEvent, parse
 
@@ -118,8 +119,6 @@ def check_picture(picture: Picture) -> None:
 
 def text_box(node: ElementTree.Element) -> Box:
     """The place of a `<text>`, by the widths that the drawing guesses with."""
-    from labserver.stage.drawing import width
-
     size, weight = float(node.get("font-size", "12")), int(node.get("font-weight", "400"))
     mono = node.get("font-family") is not None
     wide = width(node.text or "", size, mono, weight)

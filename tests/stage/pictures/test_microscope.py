@@ -2,7 +2,7 @@
 
 from websockets.frames import Frame, Opcode
 
-from labserver.stage import microscope
+from labserver.stage.pictures import microscope, parts
 from labserver.stage.wire import Conversation, Read, WireEvent, parse, parse_chunks
 
 UPGRADE = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -29,12 +29,12 @@ def body(kind: bytes, data: bytes) -> list[WireEvent]:
 def whole(events: list[WireEvent]) -> None:
     """The parts of each strip are the message, without a gap, in order."""
     for event in events:
-        for strip in microscope.strips(event):
+        for strip in parts.strips(event):
             at = 0
             for part in strip.parts:
                 assert part.offset == at
                 at += len(part.raw)
-        assert b"".join(part.raw for strip in microscope.strips(event) for part in strip.parts) == event.raw
+        assert b"".join(part.raw for strip in parts.strips(event) for part in strip.parts) == event.raw
 
 
 def test_a_masked_frame_is_named_as_in_the_design(well_made) -> None:  # type: ignore[no-untyped-def]

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-from labserver.stage.drawing import duration
-from labserver.stage.twin import Exchange, Lane, is_keepalive
-from labserver.stage.wire import WireEvent, close_name, elide
+from labserver.stage.pictures.words import duration
+from labserver.stage.wire import DATA, MESSAGES, Exchange, Lane, WireEvent, close_name, elide, is_keepalive
 
-__all__ = ["describe", "ending_words", "headline", "ladder_words"]
-
-_DATA = ("text", "bytes", "event", "line")
+__all__ = ["describe", "headline", "ladder_words"]
 
 
 def headline(lanes: Sequence[Lane]) -> str:
@@ -24,8 +21,8 @@ def headline(lanes: Sequence[Lane]) -> str:
 
 
 def _websocket(exchange: Exchange) -> str:
-    answer, ending = exchange.answer, exchange.ending
-    if any(event.name == "refused" for event in exchange.events):
+    answer = exchange.answer
+    if exchange.refused:
         return "Nobody answers: the connection is refused"
     if any(event.name == "garbage" for event in exchange.events):
         return "Something else than WebSocket frames went over the wire"
@@ -33,18 +30,34 @@ def _websocket(exchange: Exchange) -> str:
         return "The handshake is never answered"
     if not exchange.websocket:
         return f"The handshake is refused: {answer.label}"
+    return _cut(exchange) or _closed(exchange) or _both_ways(exchange)
+
+
+def _cut(exchange: Exchange) -> str:
+    ending = exchange.ending
+    if ending is None or ending.kind != "cut":
+        return ""
+    count = _count(_sent(exchange, "client") + _sent(exchange, "server"), "message")
+    if ending.sender == "client":
+        return f"The client is gone without a close frame, after {count}"
+    return f"No close frame: after {count} the client sees 1006"
+
+
+def _closed(exchange: Exchange) -> str:
+    """Tell a close that is not a plain 1000."""
+    close = next((event for event in exchange.events if event.kind == "close"), None)
+    if close is None or close.name == "1000":
+        return ""
+    code = int(close.name)
+    return f"The {close.sender} closes with {code}: {_reason(close, code)}"
+
+
+def _both_ways(exchange: Exchange) -> str:
     up, down = _sent(exchange, "client"), _sent(exchange, "server")
-    if ending is not None and ending.kind == "cut":
-        if ending.sender == "client":
-            return f"The client is gone without a close frame, after {_count(up + down, 'message')}"
-        return f"No close frame: after {_count(up + down, 'message')} the client sees 1006"
-    closes = [event for event in exchange.events if event.kind == "close"]
-    if closes and closes[0].name != "1000":
-        code = int(closes[0].name)
-        return f"The {closes[0].sender} closes with {code}: {_reason(closes[0], code)}"
+    if not up and not down:
+        return "One handshake, then no message"
     if up == down:
-        body = "frames both ways" if up else "no message"
-        return f"One handshake, then {_count(up, 'message') + ' each way' if up else body}"
+        return f"One handshake, then {_count(up, 'message')} each way"
     return f"One handshake, then {_count(up, 'message')} to the server and {down} back"
 
 
@@ -55,13 +68,13 @@ def _reason(close: WireEvent, code: int) -> str:
 
 def _http(exchange: Exchange) -> str:
     answer, ending = exchange.answer, exchange.ending
-    if any(event.name == "refused" for event in exchange.events):
+    if exchange.refused:
         return "Nobody answers: the connection is refused"
     if any(event.name == "garbage" for event in exchange.events):
         return "Something else than HTTP went over the wire"
     if answer is None:
         return "The request is never answered"
-    if answer.name[:1] in "45":
+    if exchange.failed:
         body = next((e for e in exchange.events if e.kind == "body" and e.sender == "server"), None)
         return f"The server answers {answer.label}" + (f": {elide(body.label, 40)}" if body else "")
     count = _arrived(exchange)
@@ -77,8 +90,9 @@ def _http(exchange: Exchange) -> str:
 def _arrived(exchange: Exchange) -> str:
     noun = {"event": "event", "line": "row"}.get(exchange.stream, "")
     if noun:
-        kinds = ("event", "line")
-        count = sum(e.kind in kinds and e.shown != "error" and e.sender == "server" for e in exchange.events)
+        count = sum(
+            e.kind in ("event", "line") and e.shown != "error" and e.sender == "server" for e in exchange.events
+        )
         return f"{_count(count, noun)} {'arrives' if count == 1 else 'arrive'}"
     size = sum(event.size for event in exchange.events if event.kind == "body" and event.sender == "server")
     return f"{_count(size, 'byte')} {'arrives' if size == 1 else 'arrive'}"
@@ -92,25 +106,28 @@ def _ending(ending: WireEvent) -> str:
 
 def _again(found: list[Exchange]) -> str:
     """One client, several requests: a reconnect tells from where it resumed."""
-    later = found[1:]
-    resumed = [e.request.note for e in later if e.request is not None and e.request.note.startswith("Last-Event-ID")]
+    resumed = [exchange.resumed for exchange in found[1:] if exchange.resumed]
     if resumed:
         if len(resumed) > 1:
             return f"The client comes back {len(resumed)} times, each time with its Last-Event-ID"
         return f"The stream ends early; the client resumes with {resumed[0]}"
     if all(exchange.upgrade for exchange in found):
         return f"{len(found)} conversations, one after the other"
-    cut = sum(1 for exchange in found if exchange.ending is not None and exchange.ending.kind == "cut")
+    cut = _cuts(found)
     asked = f"The client asks {'twice' if len(found) == 2 else f'{len(found)} times'}"
     return f"{asked}; {cut} of the answers {'is' if cut == 1 else 'are'} cut" if cut else asked
 
 
 def _crowd(lanes: Sequence[Lane]) -> str:
     events = [event for lane in lanes for event in lane.events]
-    count = sum(event.kind in _DATA and event.sender == "server" for event in events)
-    cut = sum(1 for lane in lanes for e in lane.exchanges if e.ending is not None and e.ending.kind == "cut")
+    count = sum(event.kind in DATA and event.sender == "server" for event in events)
+    cut = _cuts([exchange for lane in lanes for exchange in lane.exchanges])
     text = f"{len(lanes)} clients, {_count(count, 'message')} to them"
     return f"{text}; {_count(cut, 'connection')} cut" if cut else text
+
+
+def _cuts(found: Sequence[Exchange]) -> int:
+    return sum(exchange.ending is not None and exchange.ending.kind == "cut" for exchange in found)
 
 
 def describe(lanes: Sequence[Lane], span: float) -> str:
@@ -127,31 +144,40 @@ def describe(lanes: Sequence[Lane], span: float) -> str:
 
 
 def _exchange_words(exchange: Exchange) -> str:
-    words = []
-    request = exchange.request
-    if request is not None:
-        resumed = f" with {request.note}" if request.note.startswith("Last-Event-ID") else ""
-        words.append(f"{request.label}{resumed} at {duration(request.at)}")
-    data = [e for e in exchange.events if e.sender == "server" and e.kind in (*_DATA, "body") and e.shown != "error"]
-    if data:
-        noun = {"line": "rows", "body": "bytes", "text": "messages", "bytes": "messages"}.get(data[0].kind, "events")
-        count = sum(event.size for event in data) if noun == "bytes" else len(data)
-        noun = noun.removesuffix("s") if count == 1 else noun
-        first, last = data[0], data[-1]
-        names = f" ({first.label} to {last.label})" if len(data) > 1 and first.id and last.id else ""
-        when = duration(first.at) if first is last else f"{duration(first.at)} to {duration(last.at)}"
-        words.append(f"{count:,} {noun}{names} at {when}")
+    words = [_request_words(exchange), _data_words(exchange)]
     alive = sum(is_keepalive(event) for event in exchange.events)
-    words += [f"{_count(alive, 'keepalive')}"] if alive else []
-    sent = sum(event.sender == "client" and event.kind in _DATA for event in exchange.events)
-    words += [f"{_count(sent, 'message')} sent"] if sent else []
+    sent = sum(event.sender == "client" and event.kind in DATA for event in exchange.events)
+    words.append(_count(alive, "keepalive") if alive else "")
+    words.append(f"{_count(sent, 'message')} sent" if sent else "")
     words += [f"error: {event.label}" for event in exchange.events if event.shown == "error"][:2]
-    words.append(ending_words(exchange))
-    return ", ".join(words)
+    words.append(_ending_words(exchange))
+    return ", ".join(word for word in words if word)
 
 
-def ending_words(exchange: Exchange) -> str:
-    """Return how an exchange ended and when."""
+def _request_words(exchange: Exchange) -> str:
+    request = exchange.request
+    if request is None:
+        return ""
+    resumed = f" with {exchange.resumed}" if exchange.resumed else ""
+    return f"{request.label}{resumed} at {duration(request.at)}"
+
+
+_NOUNS = {"line": "row", "body": "byte", "text": "message", "bytes": "message", "event": "event"}
+
+
+def _data_words(exchange: Exchange) -> str:
+    """Tell how much the server sent, and from when to when."""
+    data = [e for e in exchange.events if e.sender == "server" and e.kind in MESSAGES and e.shown != "error"]
+    if not data:
+        return ""
+    first, last, noun = data[0], data[-1], _NOUNS[data[0].kind]
+    count = sum(event.size for event in data) if noun == "byte" else len(data)
+    names = f" ({first.label} to {last.label})" if len(data) > 1 and first.id and last.id else ""
+    when = duration(first.at) if first is last else f"{duration(first.at)} to {duration(last.at)}"
+    return f"{_count(count, noun)}{names} at {when}"
+
+
+def _ending_words(exchange: Exchange) -> str:
     ending = exchange.ending
     if ending is None:
         return "still open"

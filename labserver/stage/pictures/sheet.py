@@ -1,4 +1,4 @@
-"""SVG primitives of the lab's pictures: palette, text widths, marks, axis. What is drawn where is others' business.
+"""The sheet that a picture is drawn on: palette, text, lines and areas as SVG. What is drawn where is others' business.
 
 A sheet is 840 px wide and as high as its content. Each element carries its light colour as an attribute and a class for
 the dark one. A sheet remembers the box of each text, guessed for the widest common face, so that a label can ask for
@@ -6,14 +6,14 @@ room before it is set, and a test can prove that none overlap.
 """
 
 import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from math import ceil, floor, log10
+from math import ceil
 from zlib import crc32
 
-__all__ = ["LEFT", "MARGIN", "RIGHT", "WIDTH", "Axis", "Box", "Sheet", "duration", "fit", "kilo", "width", "wrap"]
+from labserver.stage.pictures.words import fit, width
+
+__all__ = ["LEFT", "MARGIN", "RIGHT", "WIDTH", "Box", "Sheet"]
 
 WIDTH = 840  # px, of the sheet
 MARGIN = 24
@@ -49,56 +49,6 @@ def _style() -> str:
         f"[data-jp-theme-light=true] .tape{{{light}}}[data-jp-theme-light=false] .tape{{{dark}}}"
         f"@media print{{.tape.tape.tape{{{light}}}}}{roles}"
     )
-
-
-def width(text: str, size: float = 12, mono: bool = False, weight: int = 400) -> float:
-    """Return the width of `text` in px, guessed for the widest common face."""
-    em = 0.61 if mono else 0.585 if weight < 600 else 0.6
-    cells = 0.0
-    for char in text:
-        if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Cf"):
-            continue
-        cells += 1.0 if unicodedata.east_asian_width(char) in "WF" or ord(char) > 0x1F000 else em
-    return cells * size
-
-
-def fit(text: str, room: float, size: float = 12, mono: bool = False, weight: int = 400) -> str:
-    """Return `text`, or its beginning and an ellipsis, no wider than `room` px."""
-    if width(text, size, mono, weight) <= room:
-        return text
-    while text and width(text + "…", size, mono, weight) > room:
-        text = text[:-1]
-    return text.rstrip() + "…"
-
-
-def wrap(text: str, room: float, most: int, size: float = 12, weight: int = 400) -> list[str]:
-    """Break `text` at spaces into at most `most` lines of `room` px; the last is elided if it must be."""
-    lines: list[str] = []
-    line = ""
-    for word in re.split(r"\s+(?!\S\s|\S$)", text.strip()):  # a single letter, such as a unit, stays with its number
-        if line and width(f"{line} {word}", size, weight=weight) > room:
-            if len(lines) + 1 == most:
-                return [*lines, fit(f"{line} {word}…", room, size, weight=weight)]
-            lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
-    return [fit(each, room, size, weight=weight) for each in [*lines, line] if each]
-
-
-def duration(seconds: float) -> str:
-    """Return a time for a reader: `3 ms`, `1.5 s`."""
-    if seconds < 0.0095:
-        return f"{seconds * 1000:.1f} ms".replace(".0 ", " ")
-    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
-
-
-def kilo(size: float) -> str:
-    """Return a number of bytes for a reader: `812 B`, `3.1 kB`."""
-    for limit, unit in ((1e3, ""), (1e6, "k"), (1e9, "M")):
-        if size < limit * 0.9995 or unit == "M":
-            return f"{size:.0f} B" if not unit else f"{size / (limit / 1e3):.1f} {unit}B"
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +168,6 @@ class Sheet:
         width: float = 1,
         dash: str = "",
         under: bool = False,
-        opacity: float = 1,
     ) -> None:
         """Draw a path in the colour of a role; `under` puts it below all else."""
         classes = " ".join(f"{kind}-{role}" for kind, role in (("f", fill), ("s", stroke)) if role)
@@ -229,7 +178,6 @@ class Sheet:
         if stroke:
             parts += f' stroke-width="{_n(width)}" stroke-linejoin="round"'
         parts += f' stroke-dasharray="{dash}"' if dash else ""
-        parts += f' fill-opacity="{opacity}"' if opacity != 1 else ""
         (self._under if under else self._parts).append(f"<path {parts}/>")
 
     def line(
@@ -264,74 +212,6 @@ class Sheet:
         more += f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(f'<circle {colour} class="{classes}" cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"{more}/>')
 
-    # --- marks, centred at x, y
-
-    def mark(self, kind: str, x: float, y: float, role: str = "ink") -> None:
-        """Draw the mark of one event; see the table of marks in the design."""
-        match kind:
-            case "bytes" | "body":
-                self.rect(x - 4.5, y - 4.5, 9, 9, role)
-            case "comment" | "fields":
-                self.circle(x, y, 2.75, "card", "mute")
-            case "token":
-                self.line(x, y - 7, x, y + 7, role, 2)
-            case "ping":
-                self.path(_closed([(x, y - 5), (x - 5, y + 4), (x + 5, y + 4)]), fill="card", stroke=role, width=1.5)
-            case "pong":
-                self.path(_closed([(x, y + 5), (x - 5, y - 4), (x + 5, y - 4)]), fill="card", stroke=role, width=1.5)
-            case "lost":
-                self.circle(x, y, 4.5, "card", "mute", 1.25, "2 2")
-            case "replay":
-                self.circle(x, y, 4.5, "card", "hot", 2)
-                self.circle(x, y, 1.75, "hot")
-            case "error":
-                self.path(_closed([(x, y - 8), (x + 8, y), (x, y + 8), (x - 8, y)]), fill="hot")
-                self.line(x, y - 4, x, y + 1, "card", 2)
-                self.circle(x, y + 3.8, 1.1, "card")
-            case _:
-                self.circle(x, y, 5, role)
-
-    def arrow_up(self, x: float, y: float) -> None:
-        """Draw the arrow of something sent, leaving a band whose top is at `y`."""
-        self.boxes.append(Box(x - 0.5, y - 15, x + 0.5, y))
-        self.line(x, y + 2, x, y - 12)
-        self.path(_closed([(x, y - 15), (x - 3.5, y - 8), (x + 3.5, y - 8)]), fill="ink")
-
-    def band(self, x0: float, x1: float, y: float, height: float, torn: bool = False) -> None:
-        """Draw an open connection from `x0` to `x1`; torn where it was cut."""
-        if not torn:
-            self.rect(x0, y, max(x1 - x0, 0.5), height, "band")
-            return
-        edge = "".join(f"L{x1 + (3 if tooth % 2 else -3):.1f} {y + tooth * height / 4:.1f}" for tooth in range(5))
-        self.path(f"M{x0:.1f} {y + height:.1f}V{y:.1f}{edge}Z", fill="band")
-        self.path("M" + edge[1:], stroke="hot", width=2)
-
-    def measure(self, x0: float, x1: float, y: float, text: str, hot: bool = False, limit: float = WIDTH - 24) -> bool:
-        """Draw `|-- text --|`, the text beside it when it is too short; return False without room."""
-        role, weight = ("hot", 600) if hot else ("mute", 400)
-        wide = width(text, 12, weight=weight)
-        inside = wide + 32 <= x1 - x0
-        middle = (x0 + x1) / 2
-        if inside:
-            box = self.box(middle, y + 4, text, anchor="middle", weight=weight)
-        else:
-            box = self.box(x1 + 8, y + 4, text, weight=weight)
-            if box.x1 > limit or not self.free(box):
-                box = self.box(x0 - 8, y + 4, text, anchor="end", weight=weight)
-                if box.x0 < LEFT:
-                    return False
-        if not self.free(box):
-            return False
-        for x in (x0, x1):
-            self.line(x, y - 5, x, y + 5, role)
-        if inside:
-            self.line(x0, y, box.x0 - 8, y, role)
-            self.line(box.x1 + 8, y, x1, y, role)
-        else:
-            self.line(x0, y, x1, y, role)
-        self.text(box.x0, y + 4, text, role=role, weight=weight)
-        return True
-
     # --- the whole
 
     def svg(self, height: float) -> str:
@@ -356,52 +236,6 @@ class Sheet:
         """The alternative text: headline and description."""
         stop = "" if self.title.endswith((".", "?", "!")) else "."
         return f"{self.title}{stop} {self.desc}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Time to the right: from 0 to `span` seconds over the plot."""
-
-    span: float
-    right: float = RIGHT
-
-    def x(self, at: float) -> float:
-        """Return the place of a time, px."""
-        return LEFT + (self.right - LEFT) * min(max(at / self.span, 0.0), 1.0)
-
-    @property
-    def unit(self) -> tuple[str, float]:
-        """Name of the unit and seconds in it."""
-        return ("seconds", 1.0) if self.span >= 2 else ("milliseconds", 1e-3)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Return 3 to 7 round times, in seconds, and what to write there."""
-        _, unit = self.unit
-        span = self.span / unit
-        rough = span / 5
-        power = 10.0 ** floor(log10(rough))
-        step = next(power * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (power * factor) <= 6.5)
-        count = floor(span / step + 1e-9)
-        digits = (
-            0 if step >= 1 and step == round(step) else max(1, ceil(-log10(step)) + (1 if "25" in f"{step:g}" else 0))
-        )
-        return [(step * n * unit, f"{step * n:.{digits}f}" if n else "0") for n in range(count + 1)]
-
-    def draw(self, sheet: Sheet, y: float, tops: Sequence[tuple[float, float]]) -> None:
-        """Draw the axis at `y`, and its grid through each of `tops` (from y, to y)."""
-        sheet.line(LEFT, y, self.right, y, "mute", 1)
-        sheet.text(MARGIN, y + 20, self.unit[0], role="mute")
-        for at, label in self.ticks():
-            x = self.x(at)
-            sheet.line(x, y, x, y + 5, "mute", 1)
-            sheet.text(x, y + 20, label, role="mute", anchor="middle")
-            if at:
-                for top, bottom in tops:
-                    sheet.line(x, top, x, bottom, "edge", 1, "1 5", under=True)
-
-
-def _closed(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
 
 
 def _n(value: float) -> str:

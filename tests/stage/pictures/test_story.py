@@ -2,11 +2,12 @@
 
 import pytest
 
-from labserver.stage import story, twin
+from labserver.stage.pictures import story
+from labserver.stage.wire import lanes
 
 
 def head(events) -> str:  # type: ignore[no-untyped-def]
-    return story.headline(twin.lanes(events))
+    return story.headline(lanes(events))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_other_findings(record) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_description_tells_what_happened_in_order(record) -> None:  # type: ignore[no-untyped-def]
     events = record.stream([(0.1, "id: 1\ndata: 1\n\n"), (0.4, "id: 2\ndata: 2\n\n: ping\n\n")], (2.4, "cut"))
-    assert story.describe(twin.lanes(events), 2.4) == (
+    assert story.describe(lanes(events), 2.4) == (
         "One lane, 0 to 2.4 s. Client: GET /events at 0 ms, 2 events (id 1 to id 2) at 100 ms to 400 ms, "
         "1 keepalive, cut at 2.4 s (no last chunk)."
     )

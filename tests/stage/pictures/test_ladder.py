@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from labserver.stage import ladder, twin
+from labserver.stage.pictures import ladder, twin
 from labserver.stage.rich import Picture
+from labserver.stage.wire import Conversation, End, Read, lanes, parse
 
 ECHO = [
     (0.004, "client", "hello"),
@@ -32,7 +33,7 @@ client
 
 
 def draw(events: list, name: str = "WebSocket echo") -> Picture:  # type: ignore[type-arg]
-    panels = [("", twin.lanes(events))]
+    panels = [("", lanes(events))]
     return ladder.draw(name, panels, twin.text(name, panels))
 
 
@@ -89,8 +90,6 @@ def test_any_payload_stays_on_the_sheet(record, well_made) -> None:  # type: ign
 
 
 def test_a_refused_handshake_and_a_dead_server(record, well_made) -> None:  # type: ignore[no-untyped-def]
-    from labserver.stage.wire import Conversation, End, Read, parse
-
     ask = b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     no = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
     refused = draw(parse(Conversation(1, [Read(0, "client", ask), Read(0.1, "server", no)])))

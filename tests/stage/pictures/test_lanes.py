@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from labserver.stage import lanes, twin
+from labserver.stage import wire
+from labserver.stage.pictures import lanes, twin
 from labserver.stage.rich import Picture
 from labserver.stage.wire import WireEvent
 
@@ -13,7 +14,7 @@ LIGHT_HOT = "#b8390e"
 
 
 def draw(*panels: tuple[str, list[WireEvent]], name: str = "SSE", **more: object) -> Picture:
-    found = [(head, twin.lanes(events)) for head, events in panels]
+    found = [(head, wire.lanes(events)) for head, events in panels]
     return lanes.draw(name, found, twin.text(name, found), **more)  # type: ignore[arg-type]
 
 

@@ -1,10 +1,11 @@
 """The text twin: order, names and counts, folded, and nothing that a second run would change."""
 
-from labserver.stage import twin
+from labserver.stage.pictures import twin
+from labserver.stage.wire import lanes
 
 
 def text(events, **more) -> str:  # type: ignore[no-untyped-def]
-    return twin.text("T", [("", twin.lanes(events, more.pop("names", None)))], **more)
+    return twin.text("T", [("", lanes(events, more.pop("names", None)))], **more)
 
 
 def numbered(count: int, data: bool) -> list[tuple[float, str]]:

@@ -1,0 +1,143 @@
+"""Events grouped by who reads them: a request and all that followed is an exchange, a client's exchanges are a lane."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from labserver.stage.wire.event import WireEvent
+
+__all__ = ["Exchange", "Lane", "exchanges", "is_keepalive", "lanes"]
+
+_KEEPALIVE = re.compile(r"^(|keep-?alive\b.*|ping\b.*|heart-?beat\b.*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and all that followed it: an answer, a stream, or a whole WebSocket conversation."""
+
+    events: tuple[WireEvent, ...]
+
+    @property
+    def connection(self) -> int:
+        return self.events[0].connection
+
+    @property
+    def request(self) -> WireEvent | None:
+        return next((event for event in self.events if event.kind == "open" and event.sender == "client"), None)
+
+    @property
+    def answer(self) -> WireEvent | None:
+        answers = [event for event in self.events if event.kind == "open" and event.sender == "server"]
+        return answers[-1] if answers else None
+
+    @property
+    def path(self) -> str:
+        return self.request.name.partition("?")[0] if self.request else ""
+
+    @property
+    def upgrade(self) -> bool:
+        """Whether the client asked for a WebSocket."""
+        return self.request is not None and self.request.label.endswith("Upgrade: websocket")
+
+    @property
+    def websocket(self) -> bool:
+        """Whether it became a WebSocket."""
+        return self.answer is not None and self.answer.name == "101"
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server was never reached."""
+        return any(event.name == "refused" for event in self.events)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer's status is an error's, 4xx or 5xx."""
+        return self.answer is not None and self.answer.name[0] in "45"
+
+    @property
+    def resumed(self) -> str:
+        """`Last-Event-ID: 7` of a request that goes on where a stream was lost, else ""."""
+        note = self.request.note if self.request is not None else ""
+        return note if note.startswith("Last-Event-ID") else ""
+
+    @property
+    def stream(self) -> str:
+        """What the answer's body is made of: "event", "line", "body" or nothing."""
+        kinds = {event.kind for event in self.events if event.sender == "server"}
+        if kinds & {"event", "comment", "fields"}:
+            return "event"
+        return "line" if "line" in kinds else "body" if "body" in kinds else ""
+
+    @property
+    def start(self) -> float:
+        return self.events[0].at
+
+    @property
+    def ending(self) -> WireEvent | None:
+        """The last event that ended it, None while it is open."""
+        ends = [event for event in self.events if event.kind in ("close", "cut") or event.name == "refused"]
+        return ends[-1] if ends else None
+
+    @property
+    def torn(self) -> bool:
+        """Whether it ended in the middle, without a word."""
+        return self.ending is not None and (self.ending.kind == "cut" or self.ending.name == "refused")
+
+    @property
+    def stop(self) -> float | None:
+        """When it ended, None while it is open."""
+        return self.ending.at if self.ending is not None else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server ended it in an orderly way."""
+        return self.ending is not None and self.ending.kind == "close" and self.ending.label != "client leaves"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Exchanges of one client, one after the other: a stream and its reconnects are one lane."""
+
+    name: str
+    exchanges: tuple[Exchange, ...]
+    sub: str = ""
+
+    @property
+    def events(self) -> list[WireEvent]:
+        return [event for exchange in self.exchanges for event in exchange.events]
+
+
+def is_keepalive(event: WireEvent) -> bool:
+    """Whether an event is a comment that only says that the server is alive; timing decides how many there are."""
+    return event.kind == "comment" and isinstance(event.data, str) and bool(_KEEPALIVE.match(event.data.strip()))
+
+
+def exchanges(events: Sequence[WireEvent]) -> list[Exchange]:
+    """Group events by connection and request, in the order in which they began."""
+    groups: dict[tuple[int, int], list[WireEvent]] = {}
+    for event in events:
+        groups.setdefault((event.connection, event.exchange), []).append(event)
+    return [Exchange(tuple(group)) for _, group in sorted(groups.items(), key=lambda item: (item[1][0].at, item[0]))]
+
+
+def lanes(events: Sequence[WireEvent], names: Sequence[str] | None = None) -> list[Lane]:
+    """Lay exchanges into lanes: one that begins after another of the same path has ended continues its lane.
+
+    Args:
+        names: what to call the lanes, in order; by default "client", or "client 1" and so on.
+    """
+    rows: list[list[Exchange]] = []
+    for exchange in exchanges(events):
+        row = next((row for row in rows if _continues(row[-1], exchange)), None)
+        if row is None:
+            rows.append([exchange])
+        else:
+            row.append(exchange)
+    rows.sort(key=lambda row: (row[0].connection, row[0].events[0].exchange))
+    given = list(names or [])
+    given += ["client"] if not given and len(rows) == 1 else [f"client {n + 1}" for n in range(len(given), len(rows))]
+    return [Lane(name, tuple(row)) for name, row in zip(given, rows, strict=False)]
+
+
+def _continues(last: Exchange, following: Exchange) -> bool:
+    return last.path == following.path and last.stop is not None and last.stop <= following.start
