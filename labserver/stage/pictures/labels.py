@@ -71,7 +71,7 @@ def error(sheet: Sheet, event: WireEvent, x: float, top: float) -> None:
     """Label an error at either side of its mark."""
     label = elide(event.label if event.kind != "event" or event.id is None else event.note, 40)
     places = [(at, row, side, label) for row in (0, 1) for at, side in ((x + 4, "end"), (x - 4, "start"))]
-    _set_first_free(sheet, places, top, role="hot")
+    _set_first_free(sheet, places, top, gap=14, role="hot")  # or it would read on from the label before
 
 
 def texts(event: WireEvent, short: bool) -> list[str]:

@@ -23,7 +23,7 @@ _TIMES = 56  # where the numbers at the left end
 _NOTE = 592
 _MOST = 26  # rows of one conversation; more are folded in the middle
 _HEAD, _TAIL = 12, 8  # rows kept at both ends when folded
-_NOTE_ROOM = WIDTH - 32 - _NOTE
+_NOTE_ROOM = WIDTH - MARGIN - _NOTE
 _LABEL_ROOM = _SERVER - _CLIENT - 40
 
 
