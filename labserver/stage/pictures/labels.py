@@ -32,14 +32,15 @@ _Place = tuple[float, int, str, str]  # x, row above the band, anchor, text
 
 def _set_first_free(
     sheet: Sheet, places: Iterable[_Place], top: float, left: float = LEFT, gap: float = 6, role: str = "ink"
-) -> None:
-    """Set the first text that has room; none when no place is free: the text twin has it."""
+) -> bool:
+    """Set the first text that has room; return False when no place is free: the text twin has it."""
     for x, row, anchor, text in places:
         y = top - 8 - row * ROW
         box = sheet.box(x, y, text, anchor=anchor, mono=True)
         if box.x0 >= left and sheet.free(box, gap):
             sheet.text(x, y, text, role=role, mono=True, anchor=anchor, halo=True)
-            return
+            return True
+    return False
 
 
 def request(scene: Scene, view: View, top: float, again: bool) -> None:
@@ -71,7 +72,8 @@ def error(sheet: Sheet, event: WireEvent, x: float, top: float) -> None:
     """Label an error at either side of its mark."""
     label = elide(event.label if event.kind != "event" or event.id is None else event.note, 40)
     places = [(at, row, side, label) for row in (0, 1) for at, side in ((x + 4, "end"), (x - 4, "start"))]
-    _set_first_free(sheet, places, top, gap=14, role="hot")  # or it would read on from the label before
+    if not _set_first_free(sheet, places, top, gap=14, role="hot"):  # nearer it would read on from the label before
+        _set_first_free(sheet, places, top, role="hot")
 
 
 def texts(event: WireEvent, short: bool) -> list[str]:

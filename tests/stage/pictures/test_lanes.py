@@ -154,3 +154,11 @@ def test_sockets_in_lanes(record, well_made: Callable[[Picture], None]) -> None:
     steps = [(0.01 + 0.004 * n, ("client", "server")[n % 2], f"m{n}") for n in range(12)]
     well_made(draw(("", [*record.websocket(steps), *record.websocket(steps, "cut", start=0.002)])))
     assert "m0" in draw(("", record.websocket(steps))).svg
+
+
+def test_an_error_is_named_even_where_it_is_narrow(record) -> None:  # type: ignore[no-untyped-def]
+    lost = record.stream(events(3), (1.0, "cut"))
+    gone = record.stream([(3.5, "x")], (3.6, "clean"), start=3.4, last="3", kind="text/plain", status="410 Gone")
+    assert ">410 Gone<" in draw(("", [*lost, *gone])).svg
+    alone = record.stream([(0.1, "x")], (0.1, "clean"), kind="text/plain", status="404 Not Found")
+    assert ">404 Not Found<" in draw(("", alone)).svg
