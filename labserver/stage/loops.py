@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import threading
+from typing import Any
 from weakref import WeakKeyDictionary
 
 __all__ = ["allow_asyncio_run", "keep_interruptible"]
@@ -33,15 +34,52 @@ async def _tick() -> None:
         await asyncio.sleep(TICK)
 
 
-def allow_asyncio_run() -> None:
+class _Allowance:
+    """nest-asyncio at work. As a context manager it takes back, at its end, what nest-asyncio has patched."""
+
+    def __init__(self) -> None:
+        import uvicorn  # noqa: F401, I001 - first: see `allow_asyncio_run`
+        import nest_asyncio
+
+        self._before = [(place, dict(vars(place))) for place in _patched_places()]
+        nest_asyncio.apply()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        for place, before in self._before:
+            now = dict(vars(place))
+            for name in now.keys() - before.keys():
+                delattr(place, name)
+            for name in before:
+                if now.get(name) is not before[name]:
+                    setattr(place, name, before[name])
+
+    def __repr__(self) -> str:
+        return "asyncio.run works in this notebook's cells"
+
+
+def _patched_places() -> list[Any]:
+    """Return the modules and classes that nest-asyncio writes to."""
+    policy, loop = asyncio.get_event_loop_policy(), asyncio.get_running_loop()
+    tornado = [sys.modules[name] for name in ("tornado.concurrent",) if name in sys.modules]
+    return [asyncio, asyncio.tasks, asyncio.futures, asyncio.events, type(policy), type(loop), *tornado]
+
+
+def allow_asyncio_run() -> _Allowance:
     """Let `asyncio.run(...)` work inside a cell, where a loop already runs, by nest-asyncio.
 
-    A cell may simply say `await ...`; this is for code that calls `asyncio.run` itself. nest-asyncio patches asyncio
-    for the whole process and makes its tasks slower. It is archived; its successor, with the same interface, is
-    nest-asyncio2. uvicorn is imported before it is applied: applied first, it would hand uvicorn an `asyncio.run` that
-    knows no `loop_factory`, and `uvicorn.run` would fail on Python 3.12 and newer (facts.md, 13).
-    """
-    import uvicorn  # noqa: F401, I001 - first: see above
-    import nest_asyncio
+    `with allow_asyncio_run(): ...` limits it to a block; without `with` it lasts until the kernel ends. Limit it: it
+    patches asyncio for the whole process, makes tasks slower, and changes what runs beside it (a response of FastAPI's
+    own that crashes is cut, where it used to end cleanly, when anyio was in use before). A cell may simply say
+    `await ...`; this is for code that calls `asyncio.run` itself.
 
-    nest_asyncio.apply()
+    nest-asyncio is archived; its successor, with the same interface, is nest-asyncio2. uvicorn is imported before it
+    is applied: applied first, it would hand uvicorn an `asyncio.run` that knows no `loop_factory`, and `uvicorn.run`
+    would fail on Python 3.12 and newer (facts.md, 13).
+
+    Raises:
+        RuntimeError: if no loop is running: outside a notebook `asyncio.run` works by itself.
+    """
+    return _Allowance()

@@ -170,6 +170,34 @@ def test_asyncio_run_in_a_cell(kernel: Kernel) -> None:
     assert served.text == "200\n200\nTrue True\n"
 
 
+def test_asyncio_run_can_be_allowed_for_a_block_alone(kernel: Kernel) -> None:
+    before = "before = (asyncio.run, asyncio.Task, asyncio.get_event_loop, type(asyncio.get_running_loop())._run_once)"
+    after = "(asyncio.run, asyncio.Task, asyncio.get_event_loop, type(asyncio.get_running_loop())._run_once)"
+    assert kernel.run(f"import asyncio\nfrom labserver.stage import allow_asyncio_run\n{before}").status == "ok"
+    block = "async def answer():\n    await asyncio.sleep(0)\n    return 42\nwith allow_asyncio_run():\n    "
+    for _ in range(3):
+        assert kernel.run(block + "print(asyncio.run(answer()))").text == "42\n"
+        assert kernel.run(f"print(all(a is b for a, b in zip(before, {after})))").text == "True\n"
+        assert kernel.run("coroutine = answer()\nasyncio.run(coroutine)").error == "RuntimeError"
+        assert kernel.run("coroutine.close()\nprint(await answer())").text == "42\n"
+
+
+def test_nest_asyncio_changes_how_a_response_ends_that_crashes_beside_it(kernel: Kernel) -> None:
+    read = """
+import httpx
+def read():
+    try:
+        return len(httpx.get(live.url + "/broken/crash_looks_like_the_end/events/native?fail_after=2").text)
+    except httpx.HTTPError as error:
+        return type(error).__name__
+"""
+    started = kernel.run("from labserver.stage import allow_asyncio_run, start\nlive = start()")
+    assert started.status == "ok"
+    assert kernel.run(f"{read}\nprint(read())").text == "34\n"  # a clean end: anyio is in use from here on
+    assert kernel.run("with allow_asyncio_run():\n    print(read())").text == "RemoteProtocolError\n"
+    assert kernel.run("print(read())").text == "34\n"  # taken back: all is as before
+
+
 def test_a_ticker_is_for_notebooks_alone() -> None:
     code = """
 import asyncio
