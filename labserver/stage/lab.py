@@ -1,4 +1,4 @@
-"""The lab's own app: every pattern at its usual path, every broken twin as an app of its own under `/broken/<name>`.
+"""The lab's own app: patterns at their usual paths, each twin as an app under `/broken/<name>`, the service at `/live`.
 
 Each module is executed afresh for each app, so that its state (rooms, logs, counters) belongs to one server and
 re-running a notebook starts clean. Patterns and twins know nothing of this; only the stage mounts them.
@@ -19,6 +19,7 @@ from fastapi import FastAPI, HTTPException
 import labserver.broken
 import labserver.patterns
 from labserver.errors import LabError
+from labserver.service.app import create_app
 from labserver.settings import Settings
 from labserver.stage.server import give_settings
 
@@ -110,6 +111,7 @@ def lab_app(
         app.include_router(module.router)
     for name, part in mounted.items():
         app.mount(f"/broken/{name}", part, name=name)
+    app.mount("/live", create_app(settings), name="live")
     _add_index(app, [twin for twin, _ in known])
     if settings is not None:
         give_settings(app, settings)

@@ -218,6 +218,14 @@ def test_start_alone_serves_the_labs_own_app() -> None:
         assert httpx.get(f"{live.url}/events").text.endswith("event: done\ndata: complete\n\n")
 
 
+def test_the_service_answers_under_live() -> None:
+    with start(name="lab-with-service") as live:
+        assert httpx.get(f"{live.url}/live/healthz").json() == {"status": "ok"}
+        with connect(f"{live.ws_url}/live/ws/echo") as websocket:
+            websocket.send("hello")
+            assert websocket.recv(timeout=5) == "hello"
+
+
 def test_the_labs_own_app_in_a_child_mounts_every_twin() -> None:
     with start(process=True, settings=Settings(sse_interval=0.001)) as live:
         assert httpx.get(f"{live.url}/events").text.endswith("event: done\ndata: complete\n\n")
