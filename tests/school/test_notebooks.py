@@ -230,3 +230,11 @@ def test_nbval_compares_the_twin_and_not_the_picture(tmp_path: Path) -> None:
     write(notebook, tmp_path / "stripped.ipynb")  # nothing is compared, which is why the lint asks for outputs
     verdicts = strictly(tmp_path, path.name, "other.ipynb", "stripped.ipynb")
     assert verdicts == {"kept.ipynb": True, "other.ipynb": False, "stripped.ipynb": True}
+
+
+STORED = [path for room in ("notebooks", "solutions", "exercises") for path in sorted(ROOT.glob(f"{room}/*.ipynb"))]
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_stored_notebook_keeps_the_rules(path: Path) -> None:
+    assert [str(finding) for finding in lint(path)] == []
