@@ -1,5 +1,7 @@
 """The twin of `websocket_basics` that cleans up where the peer says goodbye, and only there."""
 
+import json
+
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 PATTERN = "websocket_basics"
@@ -56,10 +58,11 @@ async def echo_json(websocket: WebSocket) -> None:
         while True:
             try:
                 value = await websocket.receive_json()
-                await websocket.send_json(value)
+                text = json.dumps(value, allow_nan=False)
             except KeyError:
                 return await websocket.close(1003, "text messages only")
-            except (ValueError, RecursionError):  # not JSON, nested too deep, or half of a surrogate pair
+            except (ValueError, RecursionError):  # not JSON; nested too deep; NaN, which Python takes for JSON
                 return await websocket.close(1007, "not JSON")
+            await websocket.send_text(text)
     except WebSocketDisconnect:
         online.discard(websocket)

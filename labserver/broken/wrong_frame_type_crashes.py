@@ -1,5 +1,7 @@
 """The twin of `websocket_basics` that most tutorials teach: nobody thought of the other frame type."""
 
+import json
+
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 PATTERN = "websocket_basics"
@@ -53,7 +55,8 @@ async def echo_json(websocket: WebSocket) -> None:
     try:
         while True:
             value = await websocket.receive_json()
-            await websocket.send_json(value)
+            text = json.dumps(value, allow_nan=False)
+            await websocket.send_text(text)
     except WebSocketDisconnect:
         pass
     finally:

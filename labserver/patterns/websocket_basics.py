@@ -4,6 +4,8 @@ A loop ends in one of three ways: the peer leaves (`WebSocketDisconnect`), it se
 (close 1003 or 1007; RFC 6455, 7.4.1), or the code fails. `finally` covers all three, so the count is always right.
 """
 
+import json
+
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 router = APIRouter()
@@ -61,11 +63,12 @@ async def echo_json(websocket: WebSocket) -> None:
         while True:
             try:
                 value = await websocket.receive_json()
-                await websocket.send_json(value)
+                text = json.dumps(value, allow_nan=False)
             except KeyError:
                 return await websocket.close(1003, "text messages only")
-            except (ValueError, RecursionError):  # not JSON, nested too deep, or half of a surrogate pair
+            except (ValueError, RecursionError):  # not JSON; nested too deep; NaN, which Python takes for JSON
                 return await websocket.close(1007, "not JSON")
+            await websocket.send_text(text)
     except WebSocketDisconnect:
         pass
     finally:
