@@ -47,13 +47,16 @@ def _bind(host: str, port: int) -> socket.socket:
     """Return a bound socket that child processes inherit.
 
     Raises:
-        LabError: if the port is in use, may not be taken, or the address is not one of this machine.
+        LabError: if the port is in use, may not be taken, or `host` is not a name or address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise LabError(f"Cannot listen on {host} ({error.strerror}); name an address with --host.") from None
+    except UnicodeError:  # from the codec that makes a name fit for DNS (idna), before anything is looked up
+        why = "each part between dots has 1 to 63 characters of a name"
+        raise LabError(f"Cannot listen on {host!r}: {why}; name an address with --host.") from None
     try:
         if sys.platform != "win32":  # there it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

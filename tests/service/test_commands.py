@@ -79,5 +79,12 @@ def test_an_address_that_is_not_ours_is_refused() -> None:
     assert "Cannot listen on" in refused(run("serve", "--host", "203.0.113.1", "--port", "0"))
 
 
+@pytest.mark.parametrize("host", ["..", "a." + "x" * 64, "\udcff"])
+def test_a_host_that_no_name_can_be_is_refused(host: str) -> None:
+    said = refused(run("serve", "--host", host, "--port", "0"))
+    assert "each part between dots has 1 to 63 characters" in said
+    assert "--host" in said
+
+
 def test_a_variable_that_does_not_fit_is_named() -> None:
     assert "LABSERVER_TOKEN_TTL" in refused(run("token", "alice", LABSERVER_TOKEN_TTL="soon"))
