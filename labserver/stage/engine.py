@@ -71,7 +71,7 @@ class Log:
         error = record.exc_info[1] if record.exc_info else None
         if self.stopping and isinstance(error, asyncio.CancelledError | WebSocketDisconnect):
             return
-        self.add(record.getMessage().rstrip(), one_line(error) if error is not None else None)
+        self.add(_message(record).rstrip(), one_line(error) if error is not None else None)
 
     def messages(self) -> list[str]:
         """Return the messages, oldest first."""
@@ -82,6 +82,17 @@ class Log:
         """Return the exceptions as lines, oldest first."""
         with self._lock:
             return list(self._errors)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return what was logged; of a call whose arguments do not fit its format the format alone.
+
+    `logging` itself never raises for such a call, it prints: raising here would end the request that logged.
+    """
+    try:
+        return record.getMessage()
+    except Exception:
+        return str(record.msg)
 
 
 _current: ContextVar[Log | None] = ContextVar("labserver_log", default=None)

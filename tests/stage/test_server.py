@@ -388,6 +388,22 @@ print([line for line in live.logs() if line.startswith("from")])
     assert done.stdout == "['from the loop', 'from a worker thread']\n"
 
 
+def test_a_badly_formatted_log_call_is_kept_and_harms_no_request() -> None:
+    code = """
+import logging, httpx
+from fastapi import FastAPI
+from labserver.stage import start
+app = FastAPI()
+@app.get("/")
+async def here(): logging.getLogger("app").warning("%d items", "x")
+with start(app, access_log=False) as live:
+    print(httpx.get(live.url).status_code)
+print([line for line in live.logs() if "items" in line], live.errors())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("200\n['%d items'] []\n", "")
+
+
 def test_a_task_nobody_awaited_is_an_error_of_its_server() -> None:
     app = FastAPI()
 
