@@ -37,8 +37,10 @@ CARD = {  # the packages that the lab is built on, and the extra each belongs to
 }
 LABELS = {"broker": "broker", "nginx": "nginx", "nats": "NATS", "chromium": "browser", "llm": "LLM endpoint"}
 OLDEST = (3, 11)
-MARKS = {"ok": "✓", "missing": "○", "wrong": "✗"}  # a shape each, so that colour is not needed to read them
-STYLES = {"ok": "green", "missing": "yellow", "wrong": "bold red"}
+# a shape each, so that colour is not needed to read them
+MARKS = {"ok": "✓", "missing": "○", "later": "·", "wrong": "✗"}
+STYLES = {"ok": "green", "missing": "yellow", "later": "dim", "wrong": "bold red"}
+State = Literal["ok", "missing", "later", "wrong"]
 PATH_SHOWN = 60  # characters of a path that fit the table's column
 
 
@@ -48,14 +50,15 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        state: "ok"; "missing" (some experiments are skipped without it); "wrong" (the lab does not work so).
+        state: "ok"; "missing" (some experiments are skipped without it); "later" (the lab itself does not have it
+            yet, and nothing in it needs it); "wrong" (the lab does not work so).
         detail: version, place or name; may differ between machines.
         cure: what to do when it is not ok, else "".
         needed: whether the lab cannot do without it.
     """
 
     name: str
-    state: Literal["ok", "missing", "wrong"]
+    state: State
     detail: str = ""
     cure: str = ""
     needed: bool = True
@@ -78,7 +81,8 @@ def _wanted() -> dict[str, Requirement]:
 
 
 def _package(name: str, extra: str, wanted: Requirement | None) -> Finding:
-    install = f"Run `pip install -e .[{extra}]`." if extra else "Run `pip install -e .`."
+    place = f'".[{extra}]"' if extra else "."  # quoted: zsh takes brackets for a pattern; " also works on Windows
+    install = f"Run `pip install -e {place}`."
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -98,7 +102,9 @@ def _event_loop() -> Finding:
 
 
 def _part(part: Part) -> Finding:
-    state: Literal["ok", "missing"] = "ok" if part.available else "missing"
+    if part.later:
+        return Finding(LABELS[part.name], "later", part.later, needed=False)
+    state: State = "ok" if part.available else "missing"
     cure = part.reason[:1].upper() + part.reason[1:]
     return Finding(LABELS[part.name], state, part.label, cure, needed=False)
 
@@ -128,6 +134,8 @@ def _summary(findings: list[Finding]) -> str:
         return f"Not right: {wrong}. The lab does not work until that is mended."
     if missing:
         return f"Not here: {missing}. The experiments that need it are skipped; all else works."
+    if any(found.state == "later" for found in findings):
+        return "Everything is here that the notebooks use so far."
     return "Everything is here."
 
 

