@@ -1,8 +1,8 @@
-"""Every setting and limit of the lab, once: its name, its unit, and why it has this value.
+"""The lab's settings, each once: its name, its unit, and why it has this value.
 
 Values come from environment variables with the prefix `LABSERVER_`, else from the defaults below. Endpoints receive
 them through `Depends(get_settings)`, so that one server can be given others (`start(settings=...)`); no other module
-reads the environment for a limit.
+reads a setting from the environment. A limit that is no setting is a constant in the module that keeps it.
 """
 
 from functools import lru_cache
@@ -18,7 +18,10 @@ __all__ = ["Settings", "get_settings"]
 
 
 class Settings(BaseSettings):
-    """The lab's settings; immutable. `Settings(sse_interval=0.1)` makes a copy of the defaults with one changed."""
+    """The lab's settings; immutable.
+
+    `Settings(sse_interval=0.1)` sets one by argument; each other comes from the environment, as ever, else its default.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LABSERVER_", frozen=True, extra="forbid")
 

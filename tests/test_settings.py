@@ -17,6 +17,15 @@ def test_a_variable_of_the_environment_sets_a_value(monkeypatch: pytest.MonkeyPa
     assert get_settings().sse_interval == 0.5
 
 
+def test_an_argument_is_stronger_than_the_environment_which_counts_for_all_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LABSERVER_SSE_INTERVAL", "0.5")
+    monkeypatch.setenv("LABSERVER_MODEL", "from the environment")
+    settings = Settings(sse_interval=0.1)
+    assert (settings.sse_interval, settings.model) == (0.1, "from the environment")
+
+
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABSERVER_LLM", "gpt")
     with pytest.raises(LabError, match=r"LABSERVER_LLM: .*'fake' or 'anthropic'.* Correct or unset"):
