@@ -78,7 +78,18 @@ def test_unknown_exercise_is_one_sentence():
 def test_next_names_the_file(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LABSERVER_HOME", str(tmp_path))
     commands.next_exercise()
-    assert "Open exercises/01_websocket_basics.ipynb" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.endswith("(not begun). Open exercises/01_websocket_basics.ipynb.\n")
+
+
+def test_next_names_the_notebook_to_read_first_where_there_is_one(mine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LABSERVER_HOME", str(tmp_path))
+    lesson = tmp_path / "notebooks" / f"{ID}.ipynb"
+    lesson.parent.mkdir()
+    lesson.write_text("{}")
+    commands.next_exercise()
+    said = capsys.readouterr().out
+    assert "Read notebooks/01_websocket_basics.ipynb first. Open exercises/01_websocket_basics.ipynb." in said
 
 
 def test_command_line_ends_with_one_sentence():
