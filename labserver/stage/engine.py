@@ -244,6 +244,7 @@ class Engine:
         self.ended = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
+        self._unwanted = threading.Event()  # asked to stop, perhaps before there was a loop to be told
         _sort_records()
         config = _config(app, options)
         self._server = _Server(config, self.started.set)
@@ -268,6 +269,7 @@ class Engine:
 
     def ask(self) -> None:
         """Ask to stop; returns at once, from any thread, at any time."""
+        self._unwanted.set()
         self.call(self._asked)
 
     def abort(self) -> None:
@@ -312,6 +314,8 @@ class Engine:
         loop.set_exception_handler(self._on_loop_error)
         self._main = loop.create_task(self._server.serve([self._socket]))
         self._loop = loop
+        if self._unwanted.is_set():
+            self._asked()
         try:
             loop.run_until_complete(self._main)
         except BaseException as error:

@@ -75,9 +75,9 @@ class _InThread:
         Raises:
             LabError: it did not start; `__cause__` is the app's own exception.
         """
-        self._thread.start()
         deadline = time.monotonic() + timeout
         try:
+            self._thread.start()
             while not self._engine.started.wait(PULSE / 10):
                 if self._engine.ended.is_set():
                     raise _no_start(self._engine.error) from self._engine.error
@@ -120,7 +120,10 @@ class _InThread:
             self._engine.run()
 
     def _ended(self, seconds: float) -> bool:
-        self._thread.join(seconds)
+        try:
+            self._thread.join(seconds)
+        except RuntimeError:  # an interrupt hit Thread.start(): it may still come up, to see that nobody wants it
+            return self._engine.ended.wait(seconds)
         return not self._thread.is_alive()
 
     def _free(self) -> None:
@@ -210,9 +213,11 @@ class LiveServer:
 
         Returns:
             whether it ended in time (`settings.stop_timeout`, and its `timeout_graceful_shutdown` if it was given one).
+            One that did not is still known to `rescue` and `start`, until it ends.
         """
         stopped = self._runner.stop(self._settings.stop_timeout)
-        _forget(self)
+        if stopped or not self.alive:
+            _forget(self)
         return stopped
 
     def __enter__(self) -> Self:
@@ -269,12 +274,18 @@ def start(
     options = {"ws_max_size": chosen.message_max_bytes} | uvicorn_options
     with _lock:
         if (old := _servers.get(name)) is not None and not old.stop():
-            raise LabError(f"The server {name!r} before this one could not be stopped: restart the kernel.")
+            sentence = f"The server {name!r} before this one could not be stopped: restart the kernel or change name=."
+            raise LabError(sentence)
         log = Log(chosen.log_records, access=options.get("access_log", True))
         served, runner = (_child if process else _thread)(name, app, settings, log, options)
         loops.keep_interruptible()
-        runner.launch(chosen.start_timeout)
         live = _servers[name] = LiveServer(name, served, runner, chosen)
+        try:
+            runner.launch(chosen.start_timeout)
+        except BaseException:  # the launch has stopped what it began, unless an interrupt came when it was done
+            if not runner.alive or live.stop():
+                _forget(live)
+            raise
         return live
 
 
@@ -392,6 +403,8 @@ def _forget(live: LiveServer) -> None:
 def rescue() -> Html:
     """Stop every server and child process and end every tape; return what was done. For a lab that got stuck."""
     with _lock:
+        for live in [live for live in _servers.values() if not live.alive]:
+            live.stop()  # it ended by itself: nothing to report, only to clear away
         done = [(live.name, live.kind, live.stop()) for _, live in sorted(_servers.items())]
     rows = [(name, kind, "stopped" if ended else "did not end: restart the kernel") for name, kind, ended in done]
     return _report(rows, _end_taps())

@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from labserver.errors import LabError
 from labserver.settings import Settings, get_settings
 from labserver.stage import rescue, start
+from labserver.stage.engine import Engine, Log
 from labserver.stage.server import LiveServer, give_settings, resolve
 
 QUICK = 1.0  # seconds; what is measured is far below, this bound is for a loaded machine
@@ -586,6 +587,10 @@ def test_a_request_may_stop_its_own_server() -> None:
     live = held["live"] = start(app)
     assert httpx.get(f"{live.url}/stop").json() is False  # it can't wait for its own end
     until(lambda: not live.alive)
+    assert rescue().twin == "No server was running."
+    live = held["live"] = start(app)
+    assert httpx.get(f"{live.url}/stop").json() is False
+    assert start(plain).alive
 
 
 @pytest.mark.parametrize("loop", ["auto", "asyncio"])
@@ -625,10 +630,16 @@ def test_what_blocks_beyond_reach_is_reported_and_not_waited_for() -> None:
     _wait_blocked(live)
     try:
         assert not live.stop()
+        for _ in range(2):
+            assert rescue().twin == "lab (thread): did not end: restart the kernel"
+        with pytest.raises(LabError, match="could not be stopped"):
+            start(plain)
     finally:
         release.set()
     request.join(10)
     until(lambda: not live.alive)
+    assert rescue().twin == "No server was running."
+    assert start(plain).alive
 
 
 def _wait_blocked(live: LiveServer) -> None:
@@ -724,6 +735,49 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("['MainThread']\n", "")
+
+
+def test_a_stop_before_there_is_a_loop_is_not_lost() -> None:
+    log = Log(10)
+    engine = Engine(plain, log, {})
+    engine.ask()
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        until(engine.ended.is_set)
+    finally:
+        engine.ask()
+        thread.join(5)
+    assert not engine.started.is_set()
+    assert "Application startup complete." not in log.messages()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(engine.address, timeout=2)
+
+
+def test_a_start_interrupted_at_its_first_step_leaves_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes while the thread is there and its loop is not."""
+    asked, run, ask, begin = threading.Event(), Engine.run, Engine.ask, threading.Thread.start
+
+    def late(engine: Engine) -> None:
+        asked.wait(5)
+        run(engine)
+
+    def noticed(engine: Engine) -> None:
+        ask(engine)
+        asked.set()
+
+    def interrupted(thread: threading.Thread) -> None:
+        begin(thread)
+        if thread.name == "labserver-lab":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "run", late)
+    monkeypatch.setattr(Engine, "ask", noticed)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        start(plain)
+    assert not [thread for thread in threading.enumerate() if thread.name == "labserver-lab"]
+    assert rescue().twin == "No server was running."
 
 
 def test_a_process_ends_although_its_server_was_never_stopped() -> None:
