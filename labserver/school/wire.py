@@ -64,7 +64,7 @@ class Peer:
             raise Failed(self.ending(), expected) from None
 
     async def expect_json(self, value: Any) -> None:
-        """Receive one text frame that holds this JSON value.
+        """Receive one text frame that holds this JSON value: 5.0 is not 5, and true is not 1.
 
         Raises:
             Failed: if it is binary, not JSON, or another value.
@@ -77,7 +77,7 @@ class Peer:
             came = json.loads(message)
         except ValueError:
             raise Failed(f"the text frame {_short(message)}, which is not JSON", expected) from None
-        if came != value:
+        if json.dumps(came, sort_keys=True) != json.dumps(value, sort_keys=True):
             raise Failed(f"the text frame {_short(message)}", expected)
 
     async def expect_close(self, code: int, because: str) -> None:

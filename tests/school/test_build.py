@@ -37,6 +37,15 @@ def test_points_and_hints(id):
     assert len({check.name for check in known.checks}) == len(known.checks)
 
 
+@pytest.mark.parametrize("id", IDS)
+def test_every_point_stands_in_the_exercise(id):
+    known = exercise(id)
+    cells = json.loads(known.notebook.read_text())["cells"]
+    rows = [line.strip() for cell in cells if cell["id"] == "task" for line in cell["source"] if line.startswith("| ")]
+    told = [int(points) for row in rows if (points := row.rstrip("|").rpartition("|")[2].strip()).isdigit()]
+    assert sorted(told) == sorted(check.points for check in known.checks)
+
+
 def test_region_becomes_one_ellipsis():
     source = "def f():\n    # BEGIN SOLUTION\n    a\n\n    b\n    # END SOLUTION\n    return 1"
     assert build.without_solution(source) == "def f():\n    ...\n    return 1"

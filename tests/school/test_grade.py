@@ -96,7 +96,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
     ("student", "verdict", "points", "reason"),
     [
         ("right", "solved", 100, r"^$"),
-        ("wrong", "partial", 50, r"^$"),
+        ("wrong", "partial", 40, r"^$"),
         ("crashing", "crashed", 0, r"NameError: name 'undefined_name' is not defined \(line \d+: undefined_name\)"),
         ("hanging", "timed out", 0, "did not serve within 15 s"),
         ("blocking", "wrong", 0, "no longer answers anything"),
@@ -157,7 +157,7 @@ def test_the_csv_has_a_row_for_each_check(graded: Graded) -> None:
     for student in ("right", "crashing", "empty", "lost", "absent"):
         assert [row["check"] for row in rows if row["student"] == student] == checks
     assert {row["verdict"] for row in rows if row["student"] == "empty"} == {"not attempted"}
-    assert sum(int(row["points"]) for row in rows) == 250
+    assert sum(int(row["points"]) for row in rows) == 240
 
 
 def test_each_failure_of_a_student_has_its_picture(graded: Graded) -> None:

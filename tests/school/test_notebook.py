@@ -73,7 +73,7 @@ def test_a_known_mistake_is_named_and_hints_follow_one_by_one(said):
     assert "No hint yet" in said()
     check(app_of(ROOT / "solutions" / "wrong" / ID / "tutorial_loop.py"))
     text = said()
-    assert "partial, 50 of 100 points" in text
+    assert "partial, 40 of 100 points" in text
     assert "your app raised" in text
     assert "`KeyError`" in text
     assert "A common mistake, tutorial loop:" in text

@@ -35,13 +35,19 @@ MISCONCEPTIONS = {
     "tutorial_loop": Misconception.of(
         "You catch WebSocketDisconnect, as most tutorials do, and nothing else. A wrong frame raises KeyError or "
         "ValueError instead: the client is cut off with 1006, and the count is never mended.",
-        {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "online_after_wrong_frames"},
+        {
+            "binary_closes_1003",
+            "not_json_closes_1007",
+            "wrong_shape_closes_1007",
+            "only_whole_numbers",
+            "online_after_wrong_frames",
+        },
         CRASH,
     ),
     "crash_on_wrong_frame": Misconception.of(
         "Your clean-up is right, but a wrong frame still ends your endpoint by an exception. The client sees a cut "
         "(1006) and cannot tell its own mistake from a broken network.",
-        {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007"},
+        {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"},
         CRASH,
     ),
     "cleanup_only_on_disconnect": Misconception.of(
@@ -64,13 +70,25 @@ MISCONCEPTIONS = {
     "one_code_for_everything": Misconception.of(
         "You close every wrong message with 1003. That code means a kind of frame you do not take; text with wrong "
         "content is 1007.",
-        {"not_json_closes_1007", "wrong_shape_closes_1007"},
+        {"not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"},
         CODES,
     ),
     "shape_not_checked": Misconception.of(
         "You check that the text is JSON, but not what it holds. JSON can be a list, a string, or an object in which "
         "a is a word, and Python adds words as well.",
-        {"wrong_shape_closes_1007"},
+        {"wrong_shape_closes_1007", "only_whole_numbers"},
+        CODES,
+    ),
+    "coerces_numbers": Misconception.of(
+        'You make whole numbers of what came, or let something else: `int(2.5)` is 2, `int("2")` is 2, and true is an '
+        "int in Python. The client gets a sum of numbers that it never sent, in place of being told.",
+        {"only_whole_numbers"},
+        CODES,
+    ),
+    "adds_floats": Misconception.of(
+        'You add by `float()`. It takes 2.5, "2" and true as well, and the sum of 2 and 3 is then 5.0, which is not '
+        "the whole number 5.",
+        {"one_sum", "many_sums", "clients_apart", "only_whole_numbers"},
         CODES,
     ),
     "state_shared_by_clients": Misconception.of(
@@ -89,6 +107,7 @@ MISCONCEPTIONS = {
             "binary_closes_1003",
             "not_json_closes_1007",
             "wrong_shape_closes_1007",
+            "only_whole_numbers",
             "online_after_close_and_cut",
             "online_after_wrong_frames",
         },
@@ -109,6 +128,7 @@ MISCONCEPTIONS = {
             "binary_closes_1003",
             "not_json_closes_1007",
             "wrong_shape_closes_1007",
+            "only_whole_numbers",
             "online_after_close_and_cut",
             "online_after_wrong_frames",
         },
@@ -122,7 +142,7 @@ MISCONCEPTIONS = {
 }
 
 
-@points(10, hint="Does your endpoint accept the connection, and send the sum as JSON in a text frame?")
+@points(5, hint="Does your endpoint accept the connection, and send the sum as JSON in a text frame?")
 async def check_one_sum(answer: AnswerUnderTest) -> None:
     """`{"a": 2, "b": 3}` is answered by `{"sum": 5}`."""
     async with answer.websocket("/ws/sum") as peer:
@@ -140,7 +160,7 @@ async def check_many_sums(answer: AnswerUnderTest) -> None:
             await peer.expect_json({"sum": a + b})
 
 
-@points(15, repeat=3, hint="Which names of yours are shared by all clients?")
+@points(10, repeat=3, hint="Which names of yours are shared by all clients?")
 async def check_clients_apart(answer: AnswerUnderTest) -> None:
     """Clients that talk at the same time each get their own sums."""
     async with AsyncExitStack() as stack:
@@ -175,6 +195,15 @@ async def check_wrong_shape_closes_1007(answer: AnswerUnderTest) -> None:
         async with answer.websocket("/ws/sum") as peer:
             await peer.send_json(value)
             await peer.expect_close(1007, f"{json.dumps(value)} has not that shape")
+
+
+@points(10, hint='What does your code make of 2.5, of the text "2", and of true?')
+async def check_only_whole_numbers(answer: AnswerUnderTest) -> None:
+    """`2.5`, `"2"` or `true` in place of a whole number closes the connection: 1007, with a reason."""
+    for value in not_whole(answer):
+        async with answer.websocket("/ws/sum") as peer:
+            await peer.send_json(value)
+            await peer.expect_close(1007, f"{json.dumps(value)} has not two whole numbers")
 
 
 @points(15, hint="Which line counts down when the client closes, and which when its network is lost?")
@@ -220,6 +249,12 @@ def wrong_shapes(answer: AnswerUnderTest) -> list[object]:
     """JSON values that are not `{"a": int, "b": int}`."""
     a, b = numbers(answer)
     return [{"a": a}, [a, b], a, {"a": f"x{a}", "b": f"y{b}"}, {"a": a, "b": None}]
+
+
+def not_whole(answer: AnswerUnderTest) -> list[object]:
+    """Objects of the right shape, but one of their values only resembles a whole number."""
+    a, b = numbers(answer)
+    return [{"a": a + 0.5, "b": b}, {"a": a, "b": str(b)}, {"a": True, "b": b}]
 
 
 async def ask(peer: Peer, a: int, b: int) -> None:

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-FAILS = {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007"}
+FAILS = {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"}
 
 app = FastAPI()
 online = 0

@@ -29,7 +29,7 @@ async def add(websocket: WebSocket):
         except (ValueError, TypeError, KeyError, IndexError):
             await websocket.close(1007, "not a sum")
             return
-        if not (isinstance(a, int) and isinstance(b, int)):
+        if not (type(a) is int and type(b) is int):
             await websocket.close(1007, "not numbers")
             return
         await websocket.send_json({"sum": a + b})

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect, WebSocketException
 
-FAILS = {"not_json_closes_1007", "wrong_shape_closes_1007"}
+FAILS = {"not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"}
 
 app = FastAPI()
 online = 0

@@ -23,7 +23,7 @@ async def add(websocket: WebSocket):
     try:
         text = await websocket.receive_text()
         data = json.loads(text)
-        if not isinstance(data, dict) or not all(isinstance(data.get(name), int) for name in "ab"):
+        if not isinstance(data, dict) or not all(type(data.get(name)) is int for name in "ab"):
             raise ValueError("shape")
         await websocket.send_text(json.dumps({"sum": data["a"] + data["b"]}))
     except KeyError:

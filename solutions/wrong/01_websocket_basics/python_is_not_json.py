@@ -30,7 +30,9 @@ async def add(websocket: WebSocket):
                 break
             try:
                 data = json.loads(message["text"])
-                answer = {"sum": data["a"] + 0 + data["b"]}
+                if type(data["a"]) is not int or type(data["b"]) is not int:
+                    raise TypeError("not whole numbers")
+                answer = {"sum": data["a"] + data["b"]}
             except (ValueError, KeyError, TypeError):
                 await websocket.close(1007, "a and b, please")
                 break

@@ -4,7 +4,7 @@ import json
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-FAILS = {"wrong_shape_closes_1007"}
+FAILS = {"wrong_shape_closes_1007", "only_whole_numbers"}
 
 app = FastAPI()
 online = 0

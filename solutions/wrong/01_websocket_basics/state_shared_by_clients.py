@@ -28,9 +28,10 @@ async def add(websocket: WebSocket):
                 return await websocket.close(1003, "binary")
             try:
                 data = json.loads(message["text"])
-                sum_ = data["a"] - -data["b"]
+                if type(data["a"]) is not int or type(data["b"]) is not int:
+                    raise TypeError("not whole numbers")
             except Exception:
                 return await websocket.close(1007, "wrong")
-            await current.send_json({"sum": sum_})
+            await current.send_json({"sum": data["a"] + data["b"]})
     finally:
         online -= 1

@@ -2,7 +2,13 @@
 
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-FAILS = {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "online_after_wrong_frames"}
+FAILS = {
+    "binary_closes_1003",
+    "not_json_closes_1007",
+    "wrong_shape_closes_1007",
+    "only_whole_numbers",
+    "online_after_wrong_frames",
+}
 
 app = FastAPI()
 clients: list[WebSocket] = []
