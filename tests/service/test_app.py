@@ -1,10 +1,14 @@
 """The service over real sockets: as `labserver serve` runs it, and as an app under another server's limits."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from subprocess import Popen
 
 import httpx
+import psutil
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -14,6 +18,7 @@ from labserver.settings import Settings
 from labserver.stage.server import start
 
 LIMIT = 1000
+TERMINATED = 1 if sys.platform == "win32" else -signal.SIGTERM  # uvicorn raises the signal again once it has shut down
 Serve = Callable[..., tuple[Popen[str], str]]
 
 
@@ -25,6 +30,17 @@ def url(serve: Serve) -> str:
 
 def ws(url: str) -> str:
     return url.replace("http", "ws", 1) + "/ws/echo"
+
+
+def holders(process: Popen[str], url: str) -> set[int]:
+    """Return the children of `process` that hold an open connection to the server at `url`."""
+    port = int(url.rpartition(":")[2])
+    return {
+        child.pid
+        for child in psutil.Process(process.pid).children()
+        for one in child.net_connections("tcp")
+        if one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED
+    }
 
 
 async def closing(url: str, message: str | bytes, *, text: bool | None = None) -> ConnectionClosed:
@@ -105,13 +121,15 @@ async def test_sigterm_closes_sockets_with_1012_and_ends_the_process(serve: Serv
             await asyncio.wait_for(socket.recv(), 5)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1012
-    assert await asyncio.to_thread(process.wait, 10) is not None
+    assert await asyncio.to_thread(process.wait, 10) == TERMINATED
 
 
 async def test_several_workers_serve_when_they_share_a_secret(serve: Serve) -> None:
     process, url = serve("--workers", "2", LABSERVER_SECRET="s" * 32)
-    async with httpx.AsyncClient() as client:
-        answer = await client.get(f"{url}/healthz", timeout=15)  # waits in the backlog until a worker is up
-    assert answer.json() == {"status": "ok"}
-    process.terminate()
-    assert await asyncio.to_thread(process.wait, 15) is not None
+    async with AsyncExitStack() as open_sockets, asyncio.timeout(30):
+        while len(holders(process, url)) < 2:  # they stay open, so that a worker's share can be seen
+            socket = await open_sockets.enter_async_context(connect(ws(url), open_timeout=15))  # until a worker is up
+            await socket.send("hello")
+            assert await socket.recv() == "hello"
+        process.terminate()
+    assert await asyncio.to_thread(process.wait, 15) == (1 if sys.platform == "win32" else 0)
