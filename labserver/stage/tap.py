@@ -19,6 +19,7 @@ __all__ = ["Tap", "close_all"]
 
 _READ = 1 << 16  # bytes at a time, and the most that waits in the tap for each direction
 _IDLE = 0.1  # seconds without a byte after which an open connection is thought to say no more
+_FLUSH = 1.0  # seconds a connection has to end after it was closed: a peer that stopped reading never lets it
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close() sends RST
 
 _taps: "WeakSet[Tap]" = WeakSet()
@@ -86,6 +87,7 @@ class Tap:
         task = asyncio.get_running_loop().create_task(self._connection(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: _abort(writer))  # what is still open then: its client reads no more
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = Conversation(len(self.talks) + 1)
@@ -107,11 +109,7 @@ class Tap:
         finally:
             for pump in pumps:
                 pump.cancel()
-            for side in (writer, upstream[1]):
-                side.close()
-            for side in (writer, upstream[1]):
-                with suppress(OSError, asyncio.CancelledError):
-                    await asyncio.wait_for(side.wait_closed(), 1)
+            await _close(writer, upstream[1])
 
     async def _refused(self, talk: Conversation, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The server can't be reached: keep what the client says first, then hang up on it as abruptly."""
@@ -177,6 +175,20 @@ def _prepare(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+async def _close(*sides: asyncio.StreamWriter) -> None:
+    """Close connections; those whose peer does not take what was written for it are aborted."""
+    for side in sides:
+        side.close()
+    try:
+        async with asyncio.timeout(_FLUSH):
+            await asyncio.gather(*(side.wait_closed() for side in sides), return_exceptions=True)
+    except TimeoutError:
+        pass
+    finally:
+        for side in sides:
+            _abort(side)
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

@@ -117,6 +117,29 @@ async def test_a_reader_who_stops_is_felt_by_the_writer() -> None:
         writer.close()
 
 
+async def test_a_client_that_stopped_reading_is_hung_up_on() -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(bytes(65536))
+                await writer.drain()
+        except OSError:
+            writer.close()
+
+    server, port = await serve(flood)
+    async with server:
+        async with Tape("127.0.0.1", port, max_bytes=1000) as tape:
+            client = socket.create_connection(("127.0.0.1", int(tape.url.rpartition(":")[2])), timeout=2)
+            await until(lambda: tape.dropped > 1_000_000)
+        with client, pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(_read_to_the_end, client)
+
+
+def _read_to_the_end(client: socket.socket) -> None:
+    while client.recv(1 << 20):
+        pass  # what was on its way
+
+
 async def test_the_recording_is_bounded_and_says_so() -> None:
     body = b"x" * 50_000
 
