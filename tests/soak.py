@@ -1,9 +1,12 @@
 """The long repetitions, outside CI: every notebook against its stored outputs, twenty times, ten of them under load.
 
+Before them it measures the times that the stage promises (speed.py): median of 5 first calls, of 20 starts and stops.
+
     python tests/soak.py PYTHON...          (`make soak` names the environments of 3.11 and 3.13)
 
 Each run is appended to .soak/results.jsonl as it ends, so a soak that was stopped goes on where it was. A run counts
-for the sources it ran on: a changed notebook or package starts anew. SOAK_RUNS=4 makes it shorter (default 20).
+for the sources it ran on: a changed notebook or package starts anew. SOAK_RUNS=4 makes it shorter (default 20),
+SOAK_RUNS=0 measures the promised times only; on a busy machine they say little, so the load stands beside them.
 """
 
 import hashlib
@@ -29,6 +32,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".soak" / "results.jsonl"
 RUNS = int(os.environ.get("SOAK_RUNS", "20"))  # of each notebook on each Python; every second one is under load
 DEADLINE = 300.0  # seconds for one notebook: five times what it may take on an idle machine
+PROMISES = {  # seconds that the median may take on an idle machine
+    "first": ("first start, and imports", 1.5),
+    "start": ("start", 0.3),
+    "stop": ("stop, two streams open", 0.3),
+}
+FIRSTS, REPEATS = 5, 20
 TAIL = 2000  # characters kept of what a failed run said
 BURN = (
     "import threading, sys, os\nthreading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()\nwhile 1: pass"
@@ -62,14 +71,52 @@ class Run:
     said: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One promised time as measured on one Python: a line of `results.jsonl` too.
+
+    Attributes:
+        timing: the key in `PROMISES`.
+        sources: hash of the package and the lock.
+        promised: seconds that the median may take.
+        seconds: each measurement.
+        load: of the machine just before: percent of all cores busy, and the average of the last minute.
+    """
+
+    timing: str
+    sources: str
+    promised: float
+    seconds: list[float]
+    load: dict[str, float]
+    began: str
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def kept(self) -> bool:
+        return self.median <= self.promised
+
+
 def machine() -> dict[str, str | int]:
     memory = round(psutil.virtual_memory().total / 2**30)
     return {"system": platform.platform(), "cores": os.cpu_count() or 1, "memory_gib": memory}
 
 
-def sources(notebook: Path) -> str:
+def load_now() -> dict[str, float]:
+    return {"busy_percent": psutil.cpu_percent(1.0), "average_1_min": round(psutil.getloadavg()[0], 2)}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def sources(*notebooks: Path) -> str:
     digest = hashlib.sha256()
-    for path in [notebook, ROOT / "uv.lock", *sorted((ROOT / "labserver").rglob("*.py"))]:
+    for path in [*notebooks, ROOT / "uv.lock", *sorted((ROOT / "labserver").rglob("*.py"))]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -125,7 +172,7 @@ def done() -> list[Run]:
     return runs
 
 
-def append(run: Run) -> None:
+def append(run: Run | Timing) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(run)) + "\n")
@@ -146,14 +193,59 @@ def summary(runs: list[Run]) -> Table:
     return table
 
 
+def promises(timings: list[Timing]) -> Table:
+    table = Table(title="Promised times, medians", title_justify="left")
+    for head in ("time", "Python", "median s", "promise", "", "slowest", "busy"):
+        table.add_column(head)
+    for one in timings:
+        what, python = PROMISES[one.timing][0], one.versions["python"]
+        verdict = "✓ kept" if one.kept else "✗ missed"
+        measured, slowest, busy = f"{one.median:.3f}", f"{max(one.seconds):.3f}", f"{one.load['busy_percent']:.0f} %"
+        table.add_row(what, python, measured, f"{one.promised:.1f}", verdict, slowest, busy)
+    return table
+
+
+def versions_of(python: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(
+        subprocess.run([python, "-c", ASK], check=True, capture_output=True, text=True).stdout
+    )
+    return found
+
+
+def speed(python: str, *arguments: str) -> dict[str, list[float]]:
+    """Measure in a new process; return each time's seconds by its key in `PROMISES`."""
+    command = [python, str(ROOT / "tests" / "speed.py"), *arguments]
+    with world() as environment:
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every first call would compile the package
+        said = subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=DEADLINE
+        )
+    measured: dict[str, list[float]] = json.loads(said.stdout)
+    return measured
+
+
+def measure(python: str) -> list[Timing]:
+    """Measure every promised time on one Python, and append it to the results."""
+    began, load_before, versions = now(), load_now(), versions_of(python)
+    seconds = speed(python, "streams", str(REPEATS))  # this compiles the modules, so that no first call below does
+    seconds["first"] = [speed(python, "first")["first"][0] for _ in range(FIRSTS)]
+    timings = [
+        Timing(key, sources(), promised, seconds[key], load_before, began, machine(), versions)
+        for key, (_, promised) in PROMISES.items()
+    ]
+    for timing in timings:
+        append(timing)
+    return timings
+
+
 def soak(python: str, notebook: Path, console: Console) -> list[Run]:
     """Run what is missing of one notebook's runs on one Python; return all that count."""
-    versions = json.loads(subprocess.run([python, "-c", ASK], check=True, capture_output=True, text=True).stdout)
+    versions = versions_of(python)
     name, print_ = notebook.relative_to(ROOT).as_posix(), sources(notebook)
     runs = [run for run in done() if (run.notebook, run.sources, run.versions) == (name, print_, versions)]
     runs = [run for run in runs if run.number < RUNS]
     for number in sorted(set(range(RUNS)) - {run.number for run in runs}):
-        began, start = datetime.now(UTC), time.monotonic()
+        began, start = now(), time.monotonic()
         with load(number % 2 == 1), world() as environment:
             result, said = pytest(python, notebook, environment)
         seconds = round(time.monotonic() - start, 2)
@@ -165,7 +257,7 @@ def soak(python: str, notebook: Path, console: Console) -> list[Run]:
             loaded,
             result,
             seconds,
-            began.isoformat(timespec="seconds"),
+            began,
             machine(),
             versions,
             said,
@@ -181,10 +273,15 @@ def soak(python: str, notebook: Path, console: Console) -> list[Run]:
 
 def main() -> int:
     console = Console(soft_wrap=True, highlight=False)
+    timings = [timing for python in sys.argv[1:] for timing in measure(python)]
+    for one in timings:
+        console.print(f"{PROMISES[one.timing][0]}  Python {one.versions['python']}  {one.median:.3f} s")
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     runs = [run for python in sys.argv[1:] for notebook in notebooks for run in soak(python, notebook, console)]
-    console.print(summary(runs))
-    return 0 if runs and all(run.result == "passed" for run in runs) else 1
+    console.print(promises(timings), summary(runs))
+    kept = bool(timings) and all(timing.kept for timing in timings)
+    passed = RUNS == 0 or (bool(runs) and all(run.result == "passed" for run in runs))
+    return 0 if kept and passed else 1
 
 
 if __name__ == "__main__":
