@@ -27,7 +27,7 @@ from labserver.stage.engine import Engine, Log, one_line
 
 __all__ = ["Child", "importable", "in_child", "main"]
 
-PATIENCE = 0.25  # seconds a child has to stop by itself before it is killed: with `kill` the whole stays below 300 ms
+PATIENCE = 0.25  # seconds a child's loop has to answer a stop before it counts as frozen: with `kill` below 300 ms
 IMPORT_TIMEOUT = 60.0  # seconds a child may take to import what it needs: among twenty notebooks that start at once
 ORPHAN_CHECK = 0.5  # seconds between two looks whether the owner is still our parent
 
@@ -87,6 +87,7 @@ class Child:
         self._report: dict[str, Any] = {}
         self._begun = threading.Event()
         self._reported = threading.Event()
+        self._answered = threading.Event()  # a stop has reached its loop, or it is gone
         self._stopping = False
         order = _Order(target, settings, options, log.limit)
         try:
@@ -133,13 +134,21 @@ class Child:
         self.address, self.tls = (self._report["host"], self._report["port"]), self._report["tls"]
 
     def stop(self, timeout: float) -> bool:
-        """Ask the child to stop, and kill it and what it started if it does not; return whether it is gone."""
+        """Ask the child to stop, and kill it and what it started if it does not; return whether it is gone.
+
+        One whose loop takes note has `timeout` seconds for its lifespan's shutdown; a frozen one is killed at once.
+        """
         if self._process is None:
             return True
         self._stopping = True
-        self._write(b"stop\n")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(self._grace + PATIENCE)
+        deadline = time.monotonic() + self._grace + timeout
+        self._write(f"stop {self._grace + timeout / 2}\n".encode())
+        if self._answered.wait(self._grace + min(PATIENCE, timeout)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(deadline - time.monotonic(), PATIENCE))
+        if self._process.poll() is None:
+            why = f"did not stop within {timeout:g} s" if self._answered.is_set() else "was frozen"
+            self.log.add(f"The server's process {why} and was killed: its lifespan's shutdown is not complete.")
         self._kill(self._process)
         return self._process.poll() is not None
 
@@ -166,9 +175,12 @@ class Child:
                 report = json.loads(line)
                 if "message" in report:
                     self.log.add(report["message"], report["error"])
+                elif "stopping" in report:
+                    self._answered.set()
                 elif report:
                     self._report = report
                     self._reported.set()
+        self._answered.set()
         self._begun.set()
         self._reported.set()  # the child ended: nothing more will come
         if "port" in self._report and not self._stopping:
@@ -239,7 +251,7 @@ def main(owner: int) -> None:
         threading.Thread(target=_end_as_orphan, args=(owner,), name="orphan", daemon=True).start()
     order: _Order = pickle.load(lifeline)
     engines: list[Engine] = []
-    threading.Thread(target=_obey, args=(lifeline, engines), name="lifeline", daemon=True).start()
+    threading.Thread(target=_obey, args=(lifeline, engines, reports), name="lifeline", daemon=True).start()
     try:
         engines.append(_engine(order, reports))
     except BaseException as error:
@@ -274,12 +286,22 @@ def _report_start(engine: Engine, reports: _Reports) -> None:
     reports.send(host=host, port=port, tls=engine.tls)
 
 
-def _obey(lifeline: IO[bytes], engines: list[Engine]) -> None:
+def _obey(lifeline: IO[bytes], engines: list[Engine], reports: _Reports) -> None:
     """Stop the engine when told so; end this process, however busy, when the lifeline does."""
-    if lifeline.readline() and engines:
-        engines[0].ask()
+    if (order := lifeline.readline()) and engines:
+        _stop(engines[0], float(order.split()[1]), reports)
         lifeline.read()
     _end_now()
+
+
+def _stop(engine: Engine, hurry: float, reports: _Reports) -> None:
+    """Ask the engine to stop, report that its loop took note, and cancel what has not ended `hurry` seconds later."""
+    engine.ask()
+    if not engine.call(lambda: reports.send(stopping=True)):  # no loop any more: it is at its end
+        reports.send(stopping=True)
+    late = threading.Timer(hurry, engine.abort)
+    late.daemon = True
+    late.start()
 
 
 def _end_as_orphan(owner: int) -> None:

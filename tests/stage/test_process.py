@@ -34,7 +34,14 @@ ENDED = Path(__file__).with_name("ended")
 @contextlib.asynccontextmanager
 async def lifespan(app):
     yield
-    ENDED.open("a").write("lifespan ")
+    how, _, seconds = os.environ.get("SHUTDOWN", "").partition(" ")
+    try:
+        if how == "block":
+            time.sleep(float(seconds))
+        if how == "await":
+            await asyncio.sleep(float(seconds))
+    finally:
+        ENDED.open("a").write("lifespan ")
 
 app = FastAPI(lifespan=lifespan)
 
@@ -160,16 +167,49 @@ def test_stop_is_quick_and_runs_finally_blocks_and_the_lifespan(folder: Path) ->
     assert live.errors() == []
 
 
+@pytest.mark.parametrize("shutdown", ["block 0.6", "await 0.6"])
+def test_a_shutdown_that_takes_its_time_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shutdown: str
+) -> None:
+    monkeypatch.setenv("SHUTDOWN", shutdown)
+    live = start("away:app", process=True)
+    assert live.stop()
+    assert (folder / "ended").read_text() == "lifespan "
+    assert "Application shutdown complete." in live.logs()
+    assert not any("killed" in line for line in live.logs())
+
+
+def test_a_shutdown_that_does_not_end_is_cancelled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTDOWN", "await 60")
+    live = start("away:app", process=True, settings=Settings(stop_timeout=2.0))
+    assert live.stop()
+    assert (folder / "ended").read_text() == "lifespan "
+    assert not any("killed" in line for line in live.logs())
+
+
+def test_a_shutdown_that_blocks_for_ever_is_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUTDOWN", "block 60")
+    live = start("away:app", process=True, settings=Settings(stop_timeout=0.6))
+    pid = get(live, "/pid").json()
+    assert live.stop()
+    assert gone(pid)
+    assert live.logs()[-1].startswith("The server's process did not stop within 0.6 s and was killed")
+    assert not (folder / "ended").exists()
+
+
 @pytest.mark.parametrize("end", ["stop", "rescue"])
 def test_a_frozen_loop_is_killed_with_what_it_started(folder: Path, end: str) -> None:
     live = start("away:app", process=True)
     pid, grandchild = get(live, "/pid").json(), get(live, "/grandchild").json()
     _freeze(live)
+    began = time.perf_counter()
     if end == "stop":
         assert live.stop()
     else:
         assert rescue().twin == "lab (process): stopped"
+    assert time.perf_counter() - began < 2.0  # 0.3 s on a machine of its own; `stop_timeout` is 5 s
     assert not live.alive
+    assert any("was frozen and was killed" in line for line in live.logs())
     assert gone(pid)
     until(lambda: gone(grandchild))
 
