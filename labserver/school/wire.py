@@ -32,7 +32,7 @@ class Peer:
         self._connection = connection
 
     async def send(self, data: str | bytes) -> None:
-        """Send one text (`str`) or binary (`bytes`) frame.
+        """Send one text (`str`) or binary (`bytes`) message.
 
         Raises:
             Failed: if the connection has ended or the server does not read.
@@ -46,7 +46,7 @@ class Peer:
             raise Failed(f"the server did not read for {WAIT:g} s", "a server that reads") from None
 
     async def send_json(self, value: Any) -> None:
-        """Send one text frame of JSON."""
+        """Send one text message of JSON."""
         await self.send(json.dumps(value))
 
     async def receive(self, expected: str) -> str | bytes:
@@ -64,21 +64,21 @@ class Peer:
             raise Failed(self.ending(), expected) from None
 
     async def expect_json(self, value: Any) -> None:
-        """Receive one text frame that holds this JSON value: 5.0 is not 5, and true is not 1.
+        """Receive one text message that holds this JSON value: 5.0 is not 5, and true is not 1.
 
         Raises:
             Failed: if it is binary, not JSON, or another value.
         """
-        expected = f"the text frame {json.dumps(value)}"
+        expected = f"the text message {json.dumps(value)}"
         message = await self.receive(expected)
         if isinstance(message, bytes):
-            raise Failed(f"the binary frame {_short(message)}", expected)
+            raise Failed(f"the binary message {_short(message)}", expected)
         try:
             came = json.loads(message)
         except ValueError:
-            raise Failed(f"the text frame {_short(message)}, which is not JSON", expected) from None
+            raise Failed(f"the text message {_short(message)}, which is not JSON", expected) from None
         if json.dumps(came, sort_keys=True) != json.dumps(value, sort_keys=True):
-            raise Failed(f"the text frame {_short(message)}", expected)
+            raise Failed(f"the text message {_short(message)}", expected)
 
     async def expect_close(self, code: int, because: str) -> None:
         """Wait until the server closes with this code and some reason.
@@ -117,8 +117,11 @@ class Peer:
         """Leave as a polite client does: close 1000."""
         await self._connection.close()
 
-    async def cut(self) -> None:
-        """Leave as a lost network does: the TCP connection ends without a close frame."""
+    async def hang_up(self) -> None:
+        """End the TCP connection without a close frame, as the system does for a killed client.
+
+        The server is told (FIN). A network that is lost tells it nothing: no check here is about that.
+        """
         self._connection.transport.abort()
         await self._connection.wait_closed()
 

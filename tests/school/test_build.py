@@ -1,6 +1,7 @@
 """Exercises are what their solutions make, and nothing of a solution is left in them."""
 
 import json
+import re
 
 import pytest
 
@@ -42,8 +43,29 @@ def test_every_point_stands_in_the_exercise(id):
     known = exercise(id)
     cells = json.loads(known.notebook.read_text())["cells"]
     rows = [line.strip() for cell in cells if cell["id"] == "task" for line in cell["source"] if line.startswith("| ")]
-    told = [int(points) for row in rows if (points := row.rstrip("|").rpartition("|")[2].strip()).isdigit()]
-    assert sorted(told) == sorted(check.points for check in known.checks)
+    shown = [int(points) for row in rows if (points := row.rstrip("|").rpartition("|")[2].strip()).isdigit()]
+    assert sorted(shown) == sorted(check.points for check in known.checks)
+
+
+def told(id):
+    """All words of an exercise that a participant reads."""
+    known = exercise(id)
+    cells = json.loads(known.solution.read_text())["cells"]
+    checks = [text for check in known.checks for text in (check.title, check.hint)]
+    says = [each.says for each in known.misconceptions.values()]
+    return ["".join(cell["source"]) for cell in cells] + [*known.hints, *checks, *says]
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_what_a_peer_sends_is_a_message_and_only_a_close_is_a_frame(id):
+    for text in told(id):
+        assert not re.search(r"(?<!close )frame", " ".join(text.split())), text
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_a_client_that_hangs_up_is_not_called_a_lost_network(id):
+    for text in told(id):
+        assert "network" not in text or "sends nothing at all" in text, text
 
 
 def test_region_becomes_one_ellipsis():

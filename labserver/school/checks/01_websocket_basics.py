@@ -15,8 +15,8 @@ TITLE = "WebSocket basics"
 OBJECT = "app"
 
 HINTS = (
-    "A wrong frame does not come as a message, it comes as an exception: `receive_text()` raises KeyError for a binary "
-    "frame, reading the text as JSON raises ValueError. Where does your loop go then, and what does the client see?",
+    "A wrong message reaches your loop as an exception: `receive_text()` raises KeyError for a binary message, reading "
+    "the text as JSON raises ValueError. Where does your loop go then, and what does the client see?",
     "Two steps can fail, so give each its own `try`: receiving text, and turning it into two whole numbers. Each "
     "`except` ends in `await websocket.close(code, reason)` and a `return`. Mind that a missing b is a KeyError too.",
     "Count up after `accept()`, put everything else into `try:`, and count down in `finally:`, the only place that "
@@ -33,32 +33,32 @@ GONE = _SEE + "When-the-peer-is-gone"
 
 MISCONCEPTIONS = {
     "tutorial_loop": Misconception.of(
-        "You catch WebSocketDisconnect, as most tutorials do, and nothing else. A wrong frame raises KeyError or "
+        "You catch WebSocketDisconnect, as most tutorials do, and nothing else. A wrong message raises KeyError or "
         "ValueError instead: the client is cut off with 1006, and the count is never mended.",
         {
             "binary_closes_1003",
             "not_json_closes_1007",
             "wrong_shape_closes_1007",
             "only_whole_numbers",
-            "online_after_wrong_frames",
+            "online_after_wrong_messages",
         },
         CRASH,
     ),
-    "crash_on_wrong_frame": Misconception.of(
-        "Your clean-up is right, but a wrong frame still ends your endpoint by an exception. The client sees a cut "
-        "(1006) and cannot tell its own mistake from a broken network.",
+    "crash_on_wrong_message": Misconception.of(
+        "Your clean-up is right, but a wrong message still ends your endpoint by an exception. The client sees a cut "
+        "(1006) and cannot tell its own mistake from a server that fell over.",
         {"binary_closes_1003", "not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"},
         CRASH,
     ),
     "cleanup_only_on_disconnect": Misconception.of(
         "You count down where the client leaves by itself, but not where you close the connection. Whoever sends a "
-        "wrong frame stays online for ever.",
-        {"online_after_wrong_frames"},
+        "wrong message stays online for ever.",
+        {"online_after_wrong_messages"},
         CLEAN,
     ),
     "no_cleanup": Misconception.of(
         "You count up and never down.",
-        {"online_after_close_and_cut", "online_after_wrong_frames"},
+        {"online_after_close_and_hang_up", "online_after_wrong_messages"},
         CLEAN,
     ),
     "one_message_only": Misconception.of(
@@ -68,7 +68,7 @@ MISCONCEPTIONS = {
         RECEIVE,
     ),
     "one_code_for_everything": Misconception.of(
-        "You close every wrong message with 1003. That code means a kind of frame you do not take; text with wrong "
+        "You close every wrong message with 1003. That code means a kind of message you do not take; text with wrong "
         "content is 1007.",
         {"not_json_closes_1007", "wrong_shape_closes_1007", "only_whole_numbers"},
         CODES,
@@ -108,8 +108,8 @@ MISCONCEPTIONS = {
             "not_json_closes_1007",
             "wrong_shape_closes_1007",
             "only_whole_numbers",
-            "online_after_close_and_cut",
-            "online_after_wrong_frames",
+            "online_after_close_and_hang_up",
+            "online_after_wrong_messages",
         },
         RECEIVE,
     ),
@@ -129,20 +129,20 @@ MISCONCEPTIONS = {
             "not_json_closes_1007",
             "wrong_shape_closes_1007",
             "only_whole_numbers",
-            "online_after_close_and_cut",
-            "online_after_wrong_frames",
+            "online_after_close_and_hang_up",
+            "online_after_wrong_messages",
         },
         GONE,
     ),
     "counts_down_twice": Misconception.of(
         "You count down in `except WebSocketDisconnect` and once more in `finally`, which runs as well.",
-        {"online_after_close_and_cut"},
+        {"online_after_close_and_hang_up"},
         FINALLY,
     ),
 }
 
 
-@points(5, hint="Does your endpoint accept the connection, and send the sum as JSON in a text frame?")
+@points(5, hint="Does your endpoint accept the connection, and send the sum as JSON in a text message?")
 async def check_one_sum(answer: AnswerUnderTest) -> None:
     """`{"a": 2, "b": 3}` is answered by `{"sum": 5}`."""
     async with answer.websocket("/ws/sum") as peer:
@@ -171,12 +171,12 @@ async def check_clients_apart(answer: AnswerUnderTest) -> None:
                 group.create_task(talk(peer, pairs))
 
 
-@points(15, hint="What does `receive_text()` do with a binary frame?")
+@points(15, hint="What does `receive_text()` do with a binary message?")
 async def check_binary_closes_1003(answer: AnswerUnderTest) -> None:
-    """A binary frame closes the connection: 1003, with a reason."""
+    """A binary message closes the connection: 1003, with a reason."""
     async with answer.websocket("/ws/sum") as peer:
         await peer.send(answer.random.randbytes(8))
-        await peer.expect_close(1003, "the frame was binary")
+        await peer.expect_close(1003, "the message was binary")
 
 
 @points(15, hint="What does `json.loads` raise, and who catches it?")
@@ -206,22 +206,22 @@ async def check_only_whole_numbers(answer: AnswerUnderTest) -> None:
             await peer.expect_close(1007, f"{json.dumps(value)} has not two whole numbers")
 
 
-@points(15, hint="Which line counts down when the client closes, and which when its network is lost?")
-async def check_online_after_close_and_cut(answer: AnswerUnderTest) -> None:
-    """`GET /online` counts the clients, also after they closed or their network was lost."""
+@points(15, hint="Which line counts down when the client closes, and which when it hangs up without a close frame?")
+async def check_online_after_close_and_hang_up(answer: AnswerUnderTest) -> None:
+    """`GET /online` counts the clients, also after they closed, or hung up without a close frame."""
     before = await settled(answer)
     async with AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(answer.websocket("/ws/sum")) for _ in range(3)]
         await expect_online(answer, before + 3, before, "three clients had connected")
         await peers[0].close()
         await expect_online(answer, before + 2, before, "one of three clients had closed")
-        await peers[1].cut()
-        await expect_online(answer, before + 1, before, "another was cut off without a close frame")
+        await peers[1].hang_up()
+        await expect_online(answer, before + 1, before, "another had hung up without a close frame")
     await expect_online(answer, before, before, "all had left")
 
 
 @points(10, hint="Which line counts down after you have closed the connection yourself?")
-async def check_online_after_wrong_frames(answer: AnswerUnderTest) -> None:
+async def check_online_after_wrong_messages(answer: AnswerUnderTest) -> None:
     """`GET /online` is right after clients whose message was wrong."""
     wrong: list[str | bytes] = [answer.random.randbytes(8), not_json(answer)[0], json.dumps(wrong_shapes(answer)[0])]
     before = await settled(answer)
@@ -230,7 +230,7 @@ async def check_online_after_wrong_frames(answer: AnswerUnderTest) -> None:
             await expect_online(answer, before + 1, before, "a client had connected")
             await peer.send(message)
             await peer.over(0.5)
-        kind = "a binary frame" if isinstance(message, bytes) else f"the text {message!r}"
+        kind = "a binary message" if isinstance(message, bytes) else f"the text {message!r}"
         await expect_online(answer, before, before, f"a client had sent {kind} and was gone")
 
 

@@ -9,8 +9,8 @@ FAILS = {
     "not_json_closes_1007",
     "wrong_shape_closes_1007",
     "only_whole_numbers",
-    "online_after_close_and_cut",
-    "online_after_wrong_frames",
+    "online_after_close_and_hang_up",
+    "online_after_wrong_messages",
 }
 
 app = FastAPI()

@@ -5,7 +5,7 @@ from json import JSONDecodeError
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, StrictInt, ValidationError
 
-FAILS = {"online_after_wrong_frames"}
+FAILS = {"online_after_wrong_messages"}
 
 
 class Numbers(BaseModel):
@@ -32,7 +32,7 @@ async def add(websocket: WebSocket):
             numbers = Numbers.model_validate(await websocket.receive_json())
             await websocket.send_json({"sum": numbers.a + numbers.b})
     except KeyError:
-        await websocket.close(1003, "text frames only")
+        await websocket.close(1003, "text only")
     except (JSONDecodeError, ValidationError):
         await websocket.close(1007, "two whole numbers a and b, please")
     except WebSocketDisconnect:

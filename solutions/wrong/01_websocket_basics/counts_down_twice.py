@@ -3,7 +3,7 @@
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, StrictInt
 
-FAILS = {"online_after_close_and_cut"}
+FAILS = {"online_after_close_and_hang_up"}
 
 
 class Numbers(BaseModel):

@@ -4,7 +4,7 @@ import json
 
 from fastapi import FastAPI, WebSocket
 
-FAILS = {"online_after_close_and_cut", "online_after_wrong_frames"}
+FAILS = {"online_after_close_and_hang_up", "online_after_wrong_messages"}
 
 app = FastAPI()
 clients = set()

@@ -7,7 +7,7 @@ FAILS = {
     "not_json_closes_1007",
     "wrong_shape_closes_1007",
     "only_whole_numbers",
-    "online_after_wrong_frames",
+    "online_after_wrong_messages",
 }
 
 app = FastAPI()
