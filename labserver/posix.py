@@ -28,6 +28,7 @@ __all__ = [
     "available",
     "die_with_parent",
     "kill",
+    "kill_group",
     "kill_marked",
     "kill_tree",
     "marked",
@@ -271,6 +272,12 @@ def kill(pid: int) -> None:
     """Kill one process at once; none of that id is no error."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_group(leader: int) -> None:
+    """Kill at once what is left in the process group that `leader` led, also after its own end; none is no error."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def kill_marked(mark: str, *, timeout: float = _KILL_TIMEOUT) -> int:

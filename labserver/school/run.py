@@ -16,6 +16,7 @@ from random import SystemRandom
 from time import monotonic, sleep
 from typing import Any, cast
 
+from labserver import posix
 from labserver.errors import LabError
 from labserver.school.catalogue import Exercise, exercise
 from labserver.school.checking import Check
@@ -88,12 +89,18 @@ def _pytest(files: list[Path], url: str, results: Path, seed: int, timeout: floa
 
 
 def _wait_or_kill(process: "subprocess.Popen[bytes]", timeout: float) -> None:
-    """Wait; leave no process behind, whether it ends, hangs, or we are interrupted."""
+    """Wait; leave nothing behind, whether it ends, hangs, or we are interrupted.
+
+    On POSIX also what it started; only what left its group and outlived its own parent escapes. `sandbox` has more.
+    """
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:
         pass
     finally:
+        if posix.available():
+            posix.kill_tree(process.pid)
+            posix.kill_group(process.pid)
         if process.poll() is None:
             process.kill()
         process.wait()

@@ -1,10 +1,13 @@
 """Verdicts of checks: failed, unstable, timeout, never ran, error; nothing left behind. Real processes and sockets."""
 
 import threading
+import time
+from contextlib import suppress
 from textwrap import dedent
 
 import pytest
 
+from labserver import posix
 from labserver.errors import LabError
 from labserver.school import catalogue
 from labserver.school.run import AnswerDied, run_checks, serving
@@ -189,3 +192,27 @@ def test_interrupted_in_the_middle_leaves_nothing(checks, url, tmp_path, monkeyp
     finally:
         timer.cancel()
     assert {child.pid for child in me.children()} <= before
+
+
+STARTS_ANOTHER = """
+import os, subprocess, sys
+other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session={apart})
+with open({note!r}, "w") as file:
+    file.write(str(other.pid))
+"""
+
+
+@pytest.mark.skipif(not posix.available(), reason="needs process groups")
+@pytest.mark.parametrize(("apart", "end"), [(False, APP), (True, APP), (False, "os._exit(3)")])
+def test_what_an_answer_started_ends_with_it(apart, end, tmp_path):
+    note = tmp_path / "pid"
+    with suppress(AnswerDied), serving(STARTS_ANOTHER.format(apart=apart, note=str(note)) + end, "app"):
+        pass
+    other = int(note.read_text())
+    ends = time.monotonic() + 5
+    try:
+        while any(process.pid == other and process.state != "Z" for process in posix.processes()):
+            assert time.monotonic() < ends, "it still runs"
+            time.sleep(0.01)
+    finally:
+        posix.kill(other)
