@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
 from copy import copy
+from types import NoneType
 from typing import Any
 
 import uvicorn
@@ -23,7 +24,7 @@ from uvicorn.lifespan.on import LifespanOn
 
 from labserver.errors import LabError
 
-__all__ = ["Engine", "Log", "one_line"]
+__all__ = ["Engine", "Log", "check_options", "one_line"]
 
 TICK = 0.1  # seconds between two looks at uvicorn's own exit conditions, as in uvicorn.Server.main_loop
 GOODBYE = 0.05  # seconds a WebSocket's handler has to end by itself after the close frame, before it is cancelled
@@ -35,6 +36,12 @@ REFUSED = {
     "uds": "start() listens on a port of this machine",
     "fd": "start() binds its own socket",
     "log_config": "live.logs() holds what the server logs",
+}
+
+WANTED: dict[str, tuple[tuple[type, ...], str]] = {  # what uvicorn itself would trip over later, or not at all
+    "host": ((str,), "a str, such as '127.0.0.1'"),
+    "port": ((int,), "an int, without quotes"),
+    "timeout_graceful_shutdown": ((int, float, NoneType), "a number of seconds, or None"),
 }
 
 
@@ -231,10 +238,10 @@ class Engine:
     Args:
         app: an ASGI application, not a string or a factory.
         log: what is logged goes there.
-        options: of `uvicorn.Config`; `host` and `port` say where to bind.
+        options: of `uvicorn.Config`, after `check_options`; `host` and `port` say where to bind.
 
     Raises:
-        LabError: the port is in use, or an option does not exist or has no meaning here.
+        LabError: the port is in use, or uvicorn can't use an option.
     """
 
     def __init__(self, app: Any, log: Log, options: dict[str, Any]) -> None:
@@ -246,25 +253,24 @@ class Engine:
         self._main: asyncio.Task[None] | None = None
         self._unwanted = threading.Event()  # asked to stop, perhaps before there was a loop to be told
         _sort_records()
-        config = _config(app, options)
+        with self._logging():  # uvicorn logs what it can't load before it gives up
+            config = _config(app, options)
+            self._loop_factory = _loop_factory(config)
         self._server = _Server(config, self.started.set)
-        self._loop_factory = config.get_loop_factory() or asyncio.new_event_loop
         self.tls = config.is_ssl
         self._socket = _bind(config.host, config.port)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
 
     def run(self) -> None:
         """Serve until asked to stop; never raises: `error` says what went wrong."""
-        token = _current.set(self.log)
         _by_thread[threading.get_ident()] = self.log
         try:
-            with contextlib.closing(self._socket), _own_loop(self._loop_factory()) as loop:
+            with self._logging(), contextlib.closing(self._socket), _own_loop(self._loop_factory()) as loop:
                 self._serve_on(loop)
         except BaseException as error:
             self.error = self.error or error
         finally:
             del _by_thread[threading.get_ident()]
-            _current.reset(token)
             self.ended.set()
 
     def ask(self) -> None:
@@ -297,6 +303,14 @@ class Engine:
             coro.close()
             raise LabError("The server is stopped: start it again.")
         return asyncio.run_coroutine_threadsafe(coro, self._loop)
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        token = _current.set(self.log)
+        try:
+            yield
+        finally:
+            _current.reset(token)
 
     def _asked(self) -> None:
         self._server.asked.set()
@@ -354,19 +368,51 @@ def _own_loop(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.AbstractEvent
         loop.close()
 
 
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse what can be refused before anything is stopped or started.
+
+    Raises:
+        LabError: an option has no meaning here, or its value is of a wrong type.
+    """
+    for name, value in options.items():
+        if name in REFUSED:
+            raise LabError(f"{name}= can't be used here: {REFUSED[name]}.")
+        if name in WANTED and not isinstance(value, WANTED[name][0]):
+            raise LabError(f"{name}={value!r} can't be used: it must be {WANTED[name][1]}.")
+
+
 def _config(app: Any, options: dict[str, Any]) -> uvicorn.Config:
-    for name in options.keys() & REFUSED.keys():
-        raise LabError(f"{name}= can't be used here: {REFUSED[name]}.")
     chosen: dict[str, Any] = {"port": 0, "log_level": "info"} | options
     chosen.pop("access_log", None)  # a Log's affair: uvicorn would switch it off for every server
     try:
         config = uvicorn.Config(app, log_config=None, workers=1, **chosen)
     except TypeError as error:
         raise LabError(f"That is no option of uvicorn: {error}.") from None
-    config.load()
+    except Exception as error:
+        raise _unusable(options, error) from None
+    try:
+        config.load()
+    except (Exception, SystemExit) as error:
+        raise _unusable(options, error) from None
     if config.lifespan_class is LifespanOn:
         config.lifespan_class = _Lifespan
     return config
+
+
+def _loop_factory(config: uvicorn.Config) -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        return config.get_loop_factory() or asyncio.new_event_loop
+    except (Exception, SystemExit) as error:  # uvicorn exits the process when it can't import a loop
+        raise _unusable({"loop": config.loop}, error) from None
+
+
+def _unusable(options: dict[str, Any], error: BaseException) -> LabError:
+    """Return the sentence for options that uvicorn fails on: the one its error speaks of, or all that name a thing."""
+    texts = {name: str(value) for name, value in options.items() if isinstance(value, str | os.PathLike)}
+    told = [name for name, text in texts.items() if text and text in str(error)]
+    named = ", ".join(f"{name}={options[name]!r}" for name in told or sorted(texts.keys() - WANTED.keys()) or options)
+    why = "there is no such thing" if isinstance(error, SystemExit) else one_line(error)
+    return LabError(f"uvicorn can't use {named} ({why}): correct it or leave it out.")
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from labserver.errors import LabError
 from labserver.settings import Settings, get_settings
 from labserver.stage import background, loops
-from labserver.stage.engine import Engine, Log, one_line
+from labserver.stage.engine import Engine, Log, check_options, one_line
 from labserver.stage.rich import Html
 
 if TYPE_CHECKING:
@@ -195,7 +195,13 @@ class LiveServer:
         return self._runner.log.errors()
 
     def tape(self, name: str = "tape", **options: Any) -> "Tape":
-        """Return a tape of this server's wire: `async with live.tape() as tape: ...` (see `stage.tape.Tape`)."""
+        """Return a tape of this server's wire: `async with live.tape() as tape: ...` (see `stage.tape.Tape`).
+
+        Raises:
+            LabError: the server speaks TLS, of which a tape would hold nothing but ciphertext.
+        """
+        if self._runner.tls:
+            raise LabError("A tape can't read what TLS encrypts: start the server without ssl_certfile= to record it.")
         from labserver.stage.tape import Tape
 
         return Tape(self.host, self.port, name, **options)
@@ -268,9 +274,10 @@ def start(
             server stops as uvicorn does and not at once; `ws_max_size` is `settings.message_max_bytes`.
 
     Raises:
-        LabError: the port is in use, the app does not start or can't be found, an option does not exist.
+        LabError: the port is in use, the app does not start or can't be found, an option is none or can't be used.
     """
     chosen = settings or get_settings()
+    check_options(uvicorn_options)
     options = {"ws_max_size": chosen.message_max_bytes} | uvicorn_options
     with _lock:
         if (old := _servers.get(name)) is not None and not old.stop():

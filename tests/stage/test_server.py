@@ -531,6 +531,39 @@ def test_options_without_meaning_here_are_refused(option: str) -> None:
         start(plain, **{option: True})
 
 
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"port": "8000"},
+        {"host": 1},
+        {"timeout_graceful_shutdown": "x"},
+        {"ws": "nope"},
+        {"loop": "nope"},
+        {"log_level": "nope"},
+        {"ssl_certfile": "/nope"},
+    ],
+    ids=str,
+)
+def test_a_value_that_uvicorn_can_not_use_is_one_sentence(
+    option: dict[str, Any], process: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(LabError) as refused:
+        start("labserver.service.app:create_app", process=process, **option)
+    sentence = str(refused.value)
+    assert f"{name}={value!r}" in sentence
+    assert "ws_max_size" not in sentence
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_value_of_a_wrong_type_does_not_stop_what_runs() -> None:
+    live = start(plain)
+    with pytest.raises(LabError, match="an int, without quotes"):
+        start(plain, port="8000")
+    assert live.alive
+
+
 def test_the_message_limit_is_that_of_the_settings() -> None:
     live = start(Streams().app, settings=Settings(message_max_bytes=1000))
     with connect(f"{live.ws_url}/ws") as client:
@@ -831,6 +864,8 @@ def test_tls_shows_in_the_urls(tmp_path_factory: pytest.TempPathFactory) -> None
     live = start(streams.app, ssl_certfile=f"{folder}/cert", ssl_keyfile=f"{folder}/key")
     assert live.url.startswith("https://")
     assert live.ws_url.startswith("wss://")
+    with pytest.raises(LabError, match="without ssl_certfile="):
+        live.tape()
     trusted = ssl.create_default_context(cafile=f"{folder}/cert")
     with httpx.Client(verify=trusted) as client, client.stream("GET", f"{live.url}/sse") as response:
         chunks = response.iter_raw()
