@@ -17,7 +17,8 @@ def keep_interruptible() -> None:
     """Let "interrupt the kernel" end an `await` that waits for nothing: wake the kernel's loop every 0.2 s.
 
     A signal's Python handler may cancel the cell's task, but an idle loop sleeps on in its selector and does not see
-    it (facts.md, 13). Does nothing outside an ipykernel, and nothing the second time.
+    it: Python resumes an interrupted `select` (PEP 475) and the kernel's signal handler, set by `signal.signal`, puts
+    nothing into the loop that would make it return. Does nothing outside an ipykernel, and nothing the second time.
     """
     if "ipykernel" not in sys.modules or threading.current_thread() is not threading.main_thread():
         return
@@ -76,8 +77,8 @@ def allow_asyncio_run() -> _Allowance:
     `await ...`; this is for code that calls `asyncio.run` itself.
 
     nest-asyncio is archived; its successor, with the same interface, is nest-asyncio2. uvicorn is imported before it
-    is applied: applied first, it would hand uvicorn an `asyncio.run` that knows no `loop_factory`, and `uvicorn.run`
-    would fail on Python 3.12 and newer (facts.md, 13).
+    is applied: from Python 3.12 on uvicorn keeps the `asyncio.run` that it finds at its import and calls it with a
+    `loop_factory`, which the one of nest-asyncio does not know, so that `uvicorn.run` would fail.
 
     Raises:
         RuntimeError: if no loop is running: outside a notebook `asyncio.run` works by itself.
