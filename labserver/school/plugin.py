@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from labserver.school.checking import Check, Failed, check_of, points
+from labserver.school.checking import Check, Failed, check_of
 from labserver.school.lifeline import end_with_owner
 from labserver.school.wire import AnswerUnderTest
 from labserver.stage.tape import Tape
 
-__all__ = ["points"]
+__all__: list[str] = []
 
 _ROUND = "labserver_round"
 

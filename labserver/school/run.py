@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from random import SystemRandom
@@ -21,6 +21,7 @@ from labserver.errors import LabError
 from labserver.school.catalogue import Exercise, exercise
 from labserver.school.checking import Check
 from labserver.school.verdicts import CheckResult, CheckVerdict, Report, summarise
+from labserver.settings import get_settings
 
 __all__ = ["CHECKS_TIMEOUT", "AnswerDied", "answer_command", "run_checks", "serving", "wait_announced"]
 
@@ -41,7 +42,6 @@ def run_checks(
     *,
     timeout: float = CHECKS_TIMEOUT,
     seed: int | None = None,
-    files: Sequence[Path] | None = None,
 ) -> Report:
     """Run the checks against a server and report.
 
@@ -50,7 +50,6 @@ def run_checks(
         exercise_id: for instance `01_websocket_basics`.
         timeout: seconds for everything; checks that had no turn by then are `never ran`.
         seed: repeats the payloads of an earlier report; None draws one.
-        files: files of checks in place of the exercise's own.
 
     Raises:
         LabError: if there is no such exercise.
@@ -59,17 +58,17 @@ def run_checks(
     chosen = _SEEDS.randrange(1, 1 << 31) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="labserver-checks-") as folder:
         results = Path(folder) / "results.jsonl"
-        output = _pytest(list(files or [known.check_file]), url, results, chosen, timeout)
+        output = _pytest(known.check_file, url, results, chosen, timeout)
         lines = _lines(results)
     return _report(known, lines, chosen, output)
 
 
-def _pytest(files: list[Path], url: str, results: Path, seed: int, timeout: float) -> str:
+def _pytest(checks: Path, url: str, results: Path, seed: int, timeout: float) -> str:
     """Run pytest to its end or the deadline; return the last of what it printed, for our own faults."""
     command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "labserver.school.plugin", "-c", os.devnull]
     command += ["-o", "python_functions=check_*", "--rootdir", str(results.parent)]
     command += ["--answer-url", url, "--answer-results", str(results), "--answer-seed", str(seed)]
-    command += [str(file) for file in files]
+    command.append(str(checks))
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for variable in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         environment.pop(variable, None)
@@ -122,9 +121,9 @@ def _lines(results: Path) -> list[dict[str, Any]]:
 
 
 def _report(known: Exercise, lines: list[dict[str, Any]], seed: int, output: str) -> Report:
-    if not any(line["kind"] == "plan" for line in lines):
-        last = output.strip().rpartition("\n")[2]
-        reason = f"The checks could not start, which is no fault of the answer: {last}"
+    planned: list[str] = next((line["names"] for line in lines if line["kind"] == "plan"), [])
+    if set(planned) != {check.name for check in known.checks}:
+        reason = f"The checks could not start, which is no fault of the answer: {_why(output)}"
         return Report(known.id, "not checked", reason, 0, known.max_points, seed=seed)
     results = tuple(_result(check, lines) for check in known.checks)
     report = summarise(known.id, results, seed=seed)
@@ -132,6 +131,12 @@ def _report(known: Exercise, lines: list[dict[str, Any]], seed: int, output: str
         reason = f"A check broke, which is no fault of the answer: {broken.name}: {broken.seen}"
         return Report(known.id, "not checked", reason, report.points, report.max_points, results, seed=seed)
     return summarise(known.id, results, seed=seed, misconception=known.misconception_of(report.failed))
+
+
+def _why(output: str) -> str:
+    """The exception that pytest marked by an E, else its last line."""
+    told = output.strip().splitlines() or [""]
+    return next((line[1:].strip() for line in reversed(told) if line.startswith("E  ")), told[-1])
 
 
 def _result(check: Check, lines: list[dict[str, Any]]) -> CheckResult:
@@ -174,9 +179,12 @@ def _verdict(outcomes: list[str], repeat: int, hung: bool) -> CheckVerdict:
 
 
 def answer_command(module: Path, object_name: str, announce: Path) -> list[str]:
-    """The command that serves an answer's module file; pass `stdin=PIPE`, whose end is its end."""
-    entry = ["-m", "labserver.school.serve_answer", str(module)]
-    return [sys.executable, *entry, "--object", object_name, "--announce", str(announce)]
+    """The command that serves an answer's module file; pass `stdin=PIPE`, whose end is its end.
+
+    The limit goes along as an argument, because `grade` runs the command in a bare environment.
+    """
+    entry = ["-m", "labserver.school.serve_answer", str(module), "--object", object_name, "--announce", str(announce)]
+    return [sys.executable, *entry, "--message-max-bytes", str(get_settings().message_max_bytes)]
 
 
 def wait_announced(announce: Path, process: "subprocess.Popen[bytes]", timeout: float) -> str:

@@ -1,6 +1,6 @@
 """Serve one answer: execute its module file, find its app, serve it on a port of its own, say which.
 
-    python -m labserver.school.serve_answer MODULE.py --object app --announce FILE
+    python -m labserver.school.serve_answer MODULE.py --object app --announce FILE --message-max-bytes 1048576
 
 The announcement is one JSON object, `{"port": 40001}` or `{"error": "one sentence"}`, put in place by a rename so that
 nobody reads half of it. The process ends with its standard input.
@@ -32,13 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("module", type=Path)
     parser.add_argument("--object", default="app")
     parser.add_argument("--announce", type=Path, required=True)
+    parser.add_argument("--message-max-bytes", type=int, required=True, help="largest WebSocket message")
     options = parser.parse_args(arguments)
     end_with_owner()
     grading.on()
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         try:
             app = _load(options.module, options.object)
-            _serve(app, listener, options.announce)
+            _serve(app, listener, options.announce, options.message_max_bytes)
         except LabError as error:
             _announce(options.announce, {"error": str(error)})
             return 1
@@ -68,7 +69,7 @@ def _load(path: Path, object_name: str) -> Any:
     return app
 
 
-def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
+def _serve(app: Any, listener: socket.socket, announce: Path, message_max_bytes: int) -> None:
     """Serve until this process ends.
 
     Raises:
@@ -87,7 +88,10 @@ def _serve(app: Any, listener: socket.socket, announce: Path) -> None:
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(handler)
-    server = Announcing(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=1, ws_max_size=message_max_bytes
+    )
+    server = Announcing(config)
     with contextlib.suppress(SystemExit):  # uvicorn's own end after a start-up that failed
         server.run([listener])
     if not server.started:

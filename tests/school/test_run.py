@@ -6,11 +6,14 @@ from contextlib import suppress
 from textwrap import dedent
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from labserver import posix
 from labserver.errors import LabError
 from labserver.school import catalogue
 from labserver.school.run import AnswerDied, run_checks, serving
+from labserver.settings import get_settings
 
 APP = dedent("""
     from fastapi import FastAPI
@@ -55,6 +58,20 @@ def checks(tmp_path, monkeypatch):
 
     yield make
     catalogue.exercise.cache_clear()
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Return a function that sets `LABSERVER_...` variables for this test and returns the settings they make."""
+
+    def change(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(f"LABSERVER_{name}", value)
+        get_settings.cache_clear()
+        return get_settings()
+
+    yield change
+    get_settings.cache_clear()
 
 
 def verdicts(report):
@@ -114,12 +131,13 @@ def test_a_broken_check_is_our_fault(checks, url):
     assert "no fault of the answer: c1: the check itself broke: ZeroDivisionError" in report.reason
 
 
-def test_a_file_that_can_t_be_loaded_is_our_fault(checks, url, tmp_path):
-    broken = tmp_path / "broken.py"
-    broken.write_text("import nothing_of_that_name")
-    report = run_checks(url, checks("pass"), files=[broken])
-    assert report.verdict in ("not checked", "timed out")
-    assert report.points == 0
+def test_a_file_that_can_t_be_loaded_is_our_fault(checks, url):
+    id = checks("pass")
+    known = catalogue.exercise(id)
+    known.check_file.write_text("import nothing_of_that_name")
+    report = run_checks(url, id)
+    assert (report.verdict, report.points) == ("not checked", 0)
+    assert "No module named 'nothing_of_that_name'" in report.reason
 
 
 def test_same_seed_same_payloads_and_other_seeds_others(checks, url):
@@ -192,6 +210,29 @@ def test_interrupted_in_the_middle_leaves_nothing(checks, url, tmp_path, monkeyp
     finally:
         timer.cancel()
     assert {child.pid for child in me.children()} <= before
+
+
+ECHO = """
+from fastapi import FastAPI, WebSocket
+app = FastAPI()
+
+@app.websocket("/ws")
+async def echo(websocket: WebSocket):
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+"""
+
+
+def test_an_answer_has_the_lab_s_limit_of_a_message(changed):
+    settings = changed(MESSAGE_MAX_BYTES="2000")
+    with serving(ECHO, "app") as url, connect(url.replace("http", "ws") + "/ws", compression=None) as client:
+        client.send("x" * settings.message_max_bytes)
+        assert len(client.recv(5)) == 2000
+        client.send("x" * (settings.message_max_bytes + 1))
+        with pytest.raises(ConnectionClosed) as caught:
+            client.recv(5)
+    assert caught.value.rcvd.code == 1009
 
 
 STARTS_ANOTHER = """
