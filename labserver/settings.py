@@ -51,6 +51,18 @@ class Settings(BaseSettings):
     shutdown_grace: int = Field(
         10, ge=0, description="Seconds `serve` lets open streams end after SIGTERM: uvicorn's default waits for ever."
     )
+    answer_start_timeout: float = Field(
+        15.0, gt=0, description="Seconds until an exercise's answer serves: importing FastAPI takes 1, when busy 3."
+    )
+    answer_memory_bytes: int = Field(
+        1 << 30, gt=0, description="Bytes of memory that a graded answer may use: one with FastAPI takes 60 MiB."
+    )
+    answer_tasks: int = Field(
+        256, gt=0, description="Number of processes and threads that a graded answer may run: sync endpoints make 40."
+    )
+    checks_timeout: float = Field(
+        60.0, gt=0, description="Seconds for all checks of one exercise: a right answer takes 3, one that hangs 40."
+    )
     tape_max_bytes: int = Field(
         16 << 20, gt=0, description="Bytes one tape keeps; what passes after that is forwarded and counted, not kept."
     )

@@ -31,17 +31,15 @@ from labserver.school import report as reports
 from labserver.school.answer import Answer, NoAnswer, parse_answer
 from labserver.school.catalogue import ROOT, exercise, exercise_ids
 from labserver.school.marks import Assignment, Graded, Marks
-from labserver.school.run import CHECKS_TIMEOUT, answer_command, run_checks
+from labserver.school.run import answer_command, run_checks
 from labserver.school.sandbox import Limits, Outcome, Sandbox
 from labserver.school.submissions import LAYOUTS, Found, Submission, find, printable
 from labserver.school.verdicts import Report, ReportVerdict
+from labserver.settings import get_settings
 
 __all__ = ["grade", "grade_all", "grade_folder", "grade_submission"]
 
-START_TIMEOUT = 15.0
-"""Seconds from an answer's start until it serves: importing FastAPI takes 1, on a busy machine 3."""
-
-LIMITS = Limits(seconds=START_TIMEOUT + CHECKS_TIMEOUT + 5)
+_SPARE_TIME = 5.0  # seconds of an answer's life beyond its start and its checks
 _RESPONSE_TIMEOUT = 3.0  # seconds for one byte from a server that is not blocked
 _GONE_TIMEOUT = 0.05  # seconds until the end of a process that died in the last check has been noticed
 _OUTPUT_CHARACTERS = 4000  # of what an answer printed, shown to the student: its last traceback
@@ -93,6 +91,7 @@ def grade_folder(folder: Path, out: Path, *, jobs: int, seed: int, console: Cons
     Raises:
         LabError: if the folder holds no submissions or `out` can't be written to.
     """
+    get_settings()  # a variable that does not fit is one sentence now, and not the end of each answer
     found = find(folder, leave_out=out)
     reports.prepare(out)
     with _progress(console, len(found.submissions)) as tell:
@@ -139,28 +138,40 @@ def _grade(submission: Submission, seed: int, running: "_Running") -> Graded:
         return _refused(submission, _named_in(data), "no answer", str(error))
     if not answer.attempted:
         return _refused(submission, answer.exercise, "not attempted", "The answer is still the starter.")
-    with Sandbox(LIMITS) as box, running.keep(box):
+    limits = _limits()
+    with Sandbox(limits) as box, running.keep(box):
         report = _serve_and_check(answer, box, seed)
         by_itself = box.ended()
         outcome = box.finish()
         shown = _shown(outcome.output, box.folder)
-    report, notes = _with_end(report, outcome, by_itself=by_itself)
+    report, notes = _with_end(report, outcome, limits, by_itself=by_itself)
     return Graded(submission.student, submission.source, report, notes, shown)
+
+
+def _limits() -> Limits:
+    """What one answer may use; the settings say which of it can be raised on a slow machine."""
+    chosen = get_settings()
+    return Limits(
+        seconds=chosen.answer_start_timeout + chosen.checks_timeout + _SPARE_TIME,
+        memory_bytes=chosen.answer_memory_bytes,
+        tasks=chosen.answer_tasks,
+    )
 
 
 def _serve_and_check(answer: Answer, box: Sandbox, seed: int) -> Report:
     module, announce = box.folder / "answer.py", box.folder / "announce.json"
     module.write_text(answer.source, encoding="utf-8", errors="replace")
     box.start(answer_command(module, answer.object, announce))
-    told = box.wait(lambda: _announced(announce), START_TIMEOUT)
+    patience = get_settings().answer_start_timeout
+    told = box.wait(lambda: _announced(announce), patience)
     if told is None and not box.ended():
-        reason = f"It did not serve within {START_TIMEOUT:g} s: does a loop, or uvicorn.run(), run at its top level?"
+        reason = f"It did not serve within {patience:g} s: does a loop, or uvicorn.run(), run at its top level?"
         return _never_ran(answer.exercise, "timed out", reason)
     if told is None or "port" not in told:
         reason = printable(str((told or {}).get("error", "")))
         return _never_ran(answer.exercise, "crashed", reason or "Its process ended by itself before it served.")
     port = told["port"]
-    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, timeout=CHECKS_TIMEOUT, seed=seed)
+    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, seed=seed)
     if report.solved or box.ended(_GONE_TIMEOUT) or _responds(port):
         return report
     reason = "It no longer answers anything: does a loop without `await`, or `time.sleep`, block its event loop?"
@@ -189,16 +200,16 @@ def _announced(path: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and (port is None or (type(port) is int and 0 < port < 65536)) else {}
 
 
-def _with_end(report: Report, outcome: Outcome, *, by_itself: bool) -> tuple[Report, tuple[str, ...]]:
+def _with_end(report: Report, outcome: Outcome, limits: Limits, *, by_itself: bool) -> tuple[Report, tuple[str, ...]]:
     """Add to a report how the answer's process ended, where that explains what the checks saw."""
     notes = []
     if outcome.escaped:
         notes.append(f"It left {outcome.escaped} process{'es' * (outcome.escaped > 1)} running; all were ended.")
-    if outcome.output_bytes > LIMITS.output_bytes:
+    if outcome.output_bytes > limits.output_bytes:
         notes.append(f"It printed {outcome.output_bytes >> 10} KiB; the middle was dropped.")
     if not by_itself or report.verdict in ("solved", "timed out", "not attempted"):
         return report, tuple(notes)
-    why = _why(outcome)
+    why = _why(outcome, limits)
     if report.verdict == "crashed" and not report.checks:
         known = report.reason.startswith("Its process ended")
         return replace(report, reason=why + " before it served." if known else report.reason), tuple(notes)
@@ -206,13 +217,13 @@ def _with_end(report: Report, outcome: Outcome, *, by_itself: bool) -> tuple[Rep
     return replace(report, verdict=verdict, reason=why + " during the checks.", misconception=""), tuple(notes)
 
 
-def _why(outcome: Outcome) -> str:
+def _why(outcome: Outcome, limits: Limits) -> str:
     if outcome.ended == "memory":
-        return f"It was ended because it used more than {LIMITS.memory_bytes >> 20} MiB of memory"
+        return f"It was ended because it used more than {limits.memory_bytes >> 20} MiB of memory"
     if outcome.ended == "tasks":
-        return f"It was ended because it ran more than {LIMITS.tasks} processes and threads"
+        return f"It was ended because it ran more than {limits.tasks} processes and threads"
     if outcome.ended == "deadline":
-        return f"It was ended after {LIMITS.seconds:g} s"
+        return f"It was ended after {limits.seconds:g} s"
     if outcome.code is None:
         return "Its process ended"
     if outcome.code < 0:

@@ -23,10 +23,7 @@ from labserver.school.checking import Check
 from labserver.school.verdicts import CheckResult, CheckVerdict, Report, summarise
 from labserver.settings import get_settings
 
-__all__ = ["CHECKS_TIMEOUT", "AnswerDied", "answer_command", "run_checks", "serving", "wait_announced"]
-
-CHECKS_TIMEOUT = 60.0
-"""Seconds for all checks of one exercise: a right answer takes 3, one that never answers up to 40."""
+__all__ = ["AnswerDied", "answer_command", "run_checks", "serving", "wait_announced"]
 
 _OPTIONS = ("-q", "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
 _SEEDS = SystemRandom()
@@ -40,7 +37,7 @@ def run_checks(
     url: str,
     exercise_id: str,
     *,
-    timeout: float = CHECKS_TIMEOUT,
+    timeout: float | None = None,
     seed: int | None = None,
 ) -> Report:
     """Run the checks against a server and report.
@@ -48,7 +45,7 @@ def run_checks(
     Args:
         url: where the answer is served, `http://host:port`.
         exercise_id: for instance `01_websocket_basics`.
-        timeout: seconds for everything; checks that had no turn by then are `never ran`.
+        timeout: seconds for everything, `settings.checks_timeout` when None; checks without a turn are `never ran`.
         seed: repeats the payloads of an earlier report; None draws one.
 
     Raises:
@@ -56,9 +53,10 @@ def run_checks(
     """
     known = exercise(exercise_id)
     chosen = _SEEDS.randrange(1, 1 << 31) if seed is None else seed
+    seconds = get_settings().checks_timeout if timeout is None else timeout
     with tempfile.TemporaryDirectory(prefix="labserver-checks-") as folder:
         results = Path(folder) / "results.jsonl"
-        output = _pytest(known.check_file, url, results, chosen, timeout)
+        output = _pytest(known.check_file, url, results, chosen, seconds)
         lines = _lines(results)
     return _report(known, lines, chosen, output)
 
@@ -209,14 +207,16 @@ def wait_announced(announce: Path, process: "subprocess.Popen[bytes]", timeout: 
 
 
 @contextmanager
-def serving(source: str, object_name: str, *, timeout: float = 15.0) -> Iterator[str]:
+def serving(source: str, object_name: str, *, timeout: float | None = None) -> Iterator[str]:
     """Serve a module's source in a child process for the length of the block; yield its URL.
 
-    For the participant's own machine: no limits and no scrubbed environment here, `grade` has those.
+    For the participant's own machine: no limits and no scrubbed environment here, `grade` has those. It may take
+    `timeout` seconds to start, `settings.answer_start_timeout` when None.
 
     Raises:
         AnswerDied: if it does not start.
     """
+    seconds = get_settings().answer_start_timeout if timeout is None else timeout
     with tempfile.TemporaryDirectory(prefix="labserver-answer-") as folder:
         module, announce = Path(folder) / "answer.py", Path(folder) / "announce.json"
         module.write_text(source, encoding="utf-8")
@@ -230,6 +230,6 @@ def serving(source: str, object_name: str, *, timeout: float = 15.0) -> Iterator
                 start_new_session=True,
             )
             try:
-                yield wait_announced(announce, process, timeout)
+                yield wait_announced(announce, process, seconds)
             finally:
                 _wait_or_kill(process, 0)

@@ -27,6 +27,7 @@ from labserver.school import grade as grading
 from labserver.school import report
 from labserver.school.catalogue import exercise
 from labserver.school.submissions import Submission
+from labserver.settings import get_settings
 
 
 def _classroom() -> ModuleType:
@@ -163,7 +164,7 @@ def test_the_csv_has_a_row_for_each_check(graded: Graded) -> None:
 def test_each_failure_of_a_student_has_its_picture(graded: Graded) -> None:
     page = (graded.out / "students" / "wrong.html").read_text(encoding="utf-8")
     failed = [check for check in graded.answer("wrong")["checks"] if check["verdict"] != "passed"]
-    assert page.count("data:image/svg+xml;base64,") == len(failed) == 4
+    assert page.count("data:image/svg+xml;base64,") == len(failed) == 5
 
 
 def test_no_page_shows_the_source_of_a_check_or_a_path_of_this_machine(graded: Graded) -> None:
@@ -224,6 +225,39 @@ def test_a_limit_that_was_hit_is_the_reason(tmp_path: Path) -> None:
     assert graded.report.verdict == "crashed"
     # each of the 512 would be of 10 MiB or more: which limit is seen first is a race
     assert re.search("more than (256 processes and threads|1024 MiB of memory) before it served", graded.report.reason)
+
+
+@pytest.mark.parametrize(
+    ("variables", "source", "reason"),
+    [
+        ({"ANSWER_START_TIMEOUT": "1"}, "while True: pass", "did not serve within 1 s"),
+        ({"ANSWER_TASKS": "20"}, "import os, time\nfor _ in range(5): os.fork()\ntime.sleep(60)", "more than 20 proc"),
+        ({"ANSWER_MEMORY_BYTES": str(100 << 20)}, "import time\nx = b'x' * (150 << 20)\ntime.sleep(60)", "100 MiB"),
+    ],
+)
+def test_limits_are_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], source: str, reason: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LABSERVER_{name}", value)
+    get_settings.cache_clear()
+    try:
+        assert reason in one(tmp_path, source).report.reason
+    finally:
+        get_settings.cache_clear()
+
+
+def test_a_setting_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    room.hand_in(tmp_path, "class/ann/01.ipynb", room.starter())
+    done = subprocess.run(
+        command(str(tmp_path / "class"), "--out", str(tmp_path / "out")),
+        env={**os.environ, "LABSERVER_CHECKS_TIMEOUT": "long"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "LABSERVER_CHECKS_TIMEOUT" in done.stderr
 
 
 def test_a_fault_of_ours_is_no_fault_of_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,13 @@ def test_an_answer_has_the_lab_s_limit_of_a_message(changed):
     assert caught.value.rcvd.code == 1009
 
 
+def test_deadlines_are_settings(checks, url, changed):
+    changed(CHECKS_TIMEOUT="2", ANSWER_START_TIMEOUT="1")
+    assert verdicts(run_checks(url, checks("time.sleep(60)"))) == ["timeout"]
+    with pytest.raises(AnswerDied, match="within 1 s"), serving("import time\ntime.sleep(60)", "app"):
+        pass
+
+
 STARTS_ANOTHER = """
 import os, subprocess, sys
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session={apart})
