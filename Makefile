@@ -53,7 +53,7 @@ LAB := --LabApp.log_level=WARN --ServerApp.log_level=WARN --ServerApp.root_dir=.
 SCREEN = [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || { [ "$$(uname)" = Darwin ] && [ -z "$$SSH_CONNECTION" ]; }
 
 lab: env
-	@exec $(PY) -m jupyterlab $(LAB) $$([ "$$(id -u)" != 0 ] || echo --allow-root) $$($(SCREEN) || echo --no-browser) $(ARGS)
+	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; exec $(PY) -m jupyterlab $(LAB) $$([ "$$(id -u)" != 0 ] || echo --allow-root) $$($(SCREEN) || echo --no-browser) $(ARGS)
 
 test: env
 	$(PY) -m pytest $(ARGS)
