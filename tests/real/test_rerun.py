@@ -9,7 +9,6 @@ from labserver.school.notebooks import execute, normalise, read
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-ONCE = "once"  # tag of a cell whose second run tells something else
 
 
 def texts(cell: NotebookNode) -> list[str]:
@@ -28,8 +27,6 @@ def test_a_second_run_without_a_restart_shows_the_same(path: Path, order: str) -
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     twice = [*cells, *map(again, cells)] if order == "all twice" else [c for cell in cells for c in (cell, again(cell))]
     ran = normalise(execute(from_dict({**notebook, "cells": twice}), path.parent))
-    stored = {cell.id: texts(cell) for cell in cells if ONCE not in cell.metadata.get("tags", [])}
+    stored = {cell.id: texts(cell) for cell in cells}
     for cell in ran.cells:
-        original = cell.id.removesuffix("-again")
-        if original in stored:
-            assert texts(cell) == stored[original], cell.id
+        assert texts(cell) == stored[cell.id.removesuffix("-again")], cell.id
