@@ -32,7 +32,10 @@ COLOURS: tuple[tuple[Any, str, str], ...] = (  # the first that a token belongs 
     (Name.Function, "--jp-mirror-editor-def-color", "#4178d0"),
     (Name.Class, "--jp-mirror-editor-def-color", "#4178d0"),
 )
-CODE = "margin:0;padding:0;font-size:13px;line-height:1.45;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left"
+CODE = (
+    "margin:0;padding:0;background:transparent;font-size:13px;line-height:1.45;"
+    "white-space:pre-wrap;word-break:normal;overflow-wrap:anywhere;text-align:left"
+)
 CHANGED = "background:rgba(184,57,14,.12);box-shadow:inset 3px 0 0 #c2552d"
 HEAD = "padding:4px 8px;text-align:left;font-weight:600;border-bottom:1px solid rgba(128,128,128,.4)"
 LESSON = {"WRONG", "PATTERN", "NEEDS_PROCESS"}  # what a twin says about itself is not part of the difference
