@@ -34,6 +34,9 @@ class Settings(BaseSettings):
         None, description="Signs tokens; 32 bytes or more (RFC 7518, 3.2). Unset, each server of the stage makes one."
     )
     token_audience: str = Field("labserver", description="The `aud` claim of tokens, when none is named.")
+    origins: tuple[str, ...] = Field(
+        (), description='Origins of pages that may open a WebSocket beside the server\'s own: ["https://example.com"].'
+    )
     token_ttl: float = Field(3600.0, gt=0, description="Seconds a token is valid: long enough for one lab session.")
     home: Path = Field(
         Path.home() / ".labserver", description="Folder for a participant's progress; nothing else is kept."

@@ -24,7 +24,7 @@ MAY_IMPORT = {  # room -> the rooms it may know beside itself
     "errors": set(),
     "posix": {"errors"},
     "patterns": {"settings"},
-    "broken": {"settings"},
+    "broken": {"settings", "patterns"},  # of the patterns `origin` alone, see below
     "realtime": BASE,
     "service": BASE | {"realtime"},
     "stage": BASE | {"patterns", "broken", "realtime", "service"},
@@ -67,6 +67,11 @@ def texts() -> Iterator[tuple[str, str]]:
     for name in filter(None, names):
         if (ROOT / name).is_file() and not name.endswith((".png", ".jpg")):
             yield name, (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "broken").glob("*.py")), ids=lambda path: path.stem)
+def test_a_twin_is_complete_in_itself_but_for_the_origin_check(path: Path) -> None:
+    assert {name for name in imported(path) if name.startswith("labserver.patterns")} <= {"labserver.patterns.origin"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

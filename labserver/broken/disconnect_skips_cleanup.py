@@ -2,12 +2,14 @@
 
 import json
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
+
+from labserver.patterns.origin import same_origin
 
 PATTERN = "websocket_basics"
 WRONG = "Clean-up in `except WebSocketDisconnect` misses every other way out: a dead socket stays in the set for good."
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(same_origin)])
 online: set[WebSocket] = set()
 
 

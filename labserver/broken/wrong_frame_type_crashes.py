@@ -2,12 +2,14 @@
 
 import json
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
+
+from labserver.patterns.origin import same_origin
 
 PATTERN = "websocket_basics"
 WRONG = "The wrong type of message raises KeyError or ValueError: the peer sees 1006, no close frame and no reason."
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(same_origin)])
 online: set[WebSocket] = set()
 
 

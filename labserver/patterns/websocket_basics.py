@@ -6,9 +6,11 @@ A loop ends in one of three ways: the peer leaves (`WebSocketDisconnect`), it se
 
 import json
 
-from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
 
-router = APIRouter()
+from labserver.patterns.origin import same_origin
+
+router = APIRouter(dependencies=[Depends(same_origin)])
 online: set[WebSocket] = set()
 
 

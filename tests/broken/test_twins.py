@@ -30,5 +30,9 @@ def test_a_twin_says_in_one_line_what_is_wrong(twin: ModuleType) -> None:
     assert twin.WRONG.endswith(".")
 
 
-def test_every_pattern_is_a_topic_and_every_topic_a_pattern() -> None:
-    assert {module.name for module in pkgutil.iter_modules(patterns.__path__)} == set(patterns.TOPICS)
+def test_every_module_with_routes_is_a_topic_and_every_topic_has_routes() -> None:
+    modules = {
+        module.name: import_module(f"labserver.patterns.{module.name}")
+        for module in pkgutil.iter_modules(patterns.__path__)
+    }
+    assert {name for name, module in modules.items() if hasattr(module, "router")} == set(patterns.TOPICS)
