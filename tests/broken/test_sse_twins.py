@@ -3,7 +3,10 @@
 import httpx
 import pytest
 
-from labserver.stage import LiveServer
+from labserver.settings import Settings
+from labserver.stage import LiveServer, start
+
+INTERVAL = 0.3  # seconds between two messages: a read that takes both at once has waited for it
 
 
 def test_raw_newlines_forge_events(lab: LiveServer) -> None:
@@ -30,3 +33,27 @@ def test_a_crash_in_fastapis_own_response_looks_like_the_end(lab: LiveServer) ->
 def test_a_crash_in_a_plain_response_cuts_the_body(lab: LiveServer) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"{lab.url}/broken/crash_looks_like_the_end/events", params={"fail_after": 2})
+
+
+@pytest.mark.parametrize(
+    ("path", "coding", "arrivals"),
+    [
+        ("/broken/gzip_holds_events/events", "gzip", 1),  # everything at once, at the end
+        ("/broken/gzip_holds_events/events", "identity", 3),  # what curl asks for when nothing is said
+        ("/events", "gzip", 3),
+    ],
+)
+def test_gzip_holds_events(path: str, coding: str, arrivals: int) -> None:
+    with start(name="tests", settings=Settings(sse_interval=INTERVAL)) as lab, lab.tape() as tape:
+        ask = {"headers": {"Accept-Encoding": coding}, "params": {"say": ["one", "two"]}}
+        response = httpx.get(tape.url + path, **ask)
+    events = [event for event in tape.events if event.kind == "event"]
+    assert [event.data for event in events] == ["one", "two", "complete"]
+    assert response.headers.get("content-encoding", "identity") == ("gzip" if arrivals == 1 else "identity")
+    assert len({event.at for event in events}) == arrivals
+
+
+def test_the_compressed_feed_is_whole_and_says_how_it_ended(lab: LiveServer) -> None:
+    twin = f"{lab.url}/broken/gzip_holds_events/events"
+    for params in ({}, {"fail_after": "1"}, {"say": "a\nb"}):
+        assert httpx.get(twin, params=params).text == httpx.get(f"{lab.url}/events", params=params).text
