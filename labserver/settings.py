@@ -72,6 +72,25 @@ class Settings(BaseSettings):
     sse_interval: float = Field(
         0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."
     )
+    sse_keepalive: float = Field(
+        15.0,
+        gt=0,
+        description="Seconds of silence before a comment is sent: proxies cut at 60, browsers notice nothing.",
+    )
+    sse_retry: float = Field(
+        3.0, ge=0, description="Seconds a browser waits before it reconnects: its own default, said aloud."
+    )
+    sse_log_events: int = Field(
+        1000, gt=0, description="Events kept for those who come back: minutes of a lively feed, and 100 kB."
+    )
+    sse_outbox_events: int = Field(
+        100, gt=0, description="Events that may wait for one slow reader; beyond, it is sent away and resumes later."
+    )
+    sse_epoch: str | None = Field(
+        None,
+        pattern="^[0-9a-z]{1,16}$",
+        description="Names the log's life in each SSE id. Unset, each start draws one; notebooks set it.",
+    )
 
 
 @lru_cache(maxsize=1)
