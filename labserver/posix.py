@@ -27,6 +27,7 @@ __all__ = [
     "apply_limits",
     "available",
     "die_with_parent",
+    "keeper_command",
     "kill",
     "kill_group",
     "kill_marked",
@@ -475,6 +476,28 @@ def supervisor_command(command: list[str], limits: Limits, folder: Path) -> list
     """
     request = json.dumps({"command": command, "limits": asdict(limits), "folder": str(folder)})
     return [sys.executable, "-I", "-S", __file__, request]
+
+
+_KEEPER = """
+import os, select, signal, sys
+while os.getppid() == int(sys.argv[1]) and not (select.select([0], [], [], 0.5)[0] and not os.read(0, 1)):
+    pass
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.killpg(0, signal.SIGTERM)
+import shutil
+shutil.rmtree(sys.argv[2], ignore_errors=True)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+def keeper_command(folder: Path) -> list[str]:
+    """Return the command line of a keeper: when its starter is gone, it removes `folder` and kills its process group.
+
+    Start it as the leader of a new group and what it keeps as further members: one that would join too late, because
+    the group is gone already, does not start. Its stdin is its lifeline; a fork of its starter that holds the other
+    end as well does not deceive it for more than half a second.
+    """
+    return [sys.executable, "-I", "-S", "-c", _KEEPER, str(os.getpid()), str(folder)]
 
 
 if __name__ == "__main__":

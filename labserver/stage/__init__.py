@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from labserver.stage.lab import lab_app
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
+    from labserver.stage.proxies.nginx import nginx
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
     from labserver.stage.source import compare, show
@@ -30,6 +31,7 @@ _HOMES = {
     "claim": "claims",
     "compare": "source",
     "lab_app": "lab",
+    "nginx": "proxies.nginx",
     "page": "panel",
     "predict": "claims",
     "rescue": "server",
@@ -51,6 +53,7 @@ __all__ = [
     "claim",
     "compare",
     "lab_app",
+    "nginx",
     "page",
     "predict",
     "rescue",

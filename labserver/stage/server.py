@@ -408,11 +408,13 @@ def _forget(live: LiveServer) -> None:
 
 
 def rescue() -> Html:
-    """Stop every server and child process and end every tape; return what was done. For a lab that got stuck."""
+    """Stop every server, child process and proxy, end every tape; return what was done. For a lab that got stuck."""
     with _lock:
         for live in [live for live in _servers.values() if not live.alive]:
             live.stop()  # it ended by itself: nothing to report, only to clear away
         done = [(live.name, live.kind, live.stop()) for _, live in sorted(_servers.items())]
+    proxy = sys.modules.get("labserver.stage.proxies.base")  # imported with the first proxy
+    done += proxy.stop_all() if proxy is not None else []
     rows = [(name, kind, "stopped" if ended else "did not end: restart the kernel") for name, kind, ended in done]
     return _report(rows, _end_taps())
 
