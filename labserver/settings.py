@@ -69,6 +69,24 @@ class Settings(BaseSettings):
     tape_max_bytes: int = Field(
         16 << 20, gt=0, description="Bytes one tape keeps; what passes after that is forwarded and counted, not kept."
     )
+    files_root: Path | None = Field(
+        None, description="Folder whose files may be downloaded. Unset, the lab makes a private one with samples."
+    )
+    file_chunk_bytes: int = Field(
+        1 << 20, gt=0, description="Bytes of a file read at a time: at Starlette's 64 KiB each GiB costs twice the CPU."
+    )
+    relay_upstream: str | None = Field(
+        None, pattern=r"^https?://[^/]", description="URL of the folder whose files are relayed: http://host/files."
+    )
+    relay_timeout: float = Field(
+        10.0, gt=0, description="Seconds an upstream may take to connect, to answer, and between two reads of its body."
+    )
+    outbox_messages: int = Field(
+        64, gt=0, description="Messages that may wait for one client of a room: a hiccup's worth. One more: sent away."
+    )
+    goodbye_timeout: float = Field(
+        1.0, gt=0, description="Seconds to wait for a client that should be told why it is sent away: it may not read."
+    )
     sse_interval: float = Field(
         0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."
     )
@@ -81,10 +99,10 @@ class Settings(BaseSettings):
         3.0, ge=0, description="Seconds a browser waits before it reconnects: its own default, said aloud."
     )
     sse_log_events: int = Field(
-        1000, gt=0, description="Events kept for those who come back: minutes of a lively feed, and 100 kB."
+        1000, gt=0, description="Number of events kept for those who come back: minutes of a lively feed, and 100 kB."
     )
     sse_outbox_events: int = Field(
-        100, gt=0, description="Events that may wait for one slow reader; beyond, it is sent away and resumes later."
+        100, gt=0, description="Number of events that wait for one slow reader; beyond, it is sent away and resumes."
     )
     sse_epoch: str | None = Field(
         None,

@@ -6,5 +6,5 @@ copy of the module for every server, so that no server sees another's state.
 
 __all__ = ["TOPICS"]
 
-TOPICS = ("websocket_basics", "server_sent_events", "sse_resume")
+TOPICS = ("websocket_basics", "connection_manager", "server_sent_events", "sse_resume", "files")
 """The topics in the order of the notebooks; their routes are added in this order."""
