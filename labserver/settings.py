@@ -38,6 +38,17 @@ class Settings(BaseSettings):
         (), description='Origins of pages that may open a WebSocket beside the server\'s own: ["https://example.com"].'
     )
     token_ttl: float = Field(3600.0, gt=0, description="Seconds a token is valid: long enough for one lab session.")
+    ticket_ttl: float = Field(
+        10.0, gt=0, description="Seconds a ticket may be used in: a page connects at once, and a log is read later."
+    )
+    tickets_max: int = Field(
+        10_000, gt=0, description="Tickets that wait to be used, about 3 MB of them; one more drops the oldest."
+    )
+    first_message_timeout: float = Field(
+        5.0,
+        gt=0,
+        description="Seconds until a token has to come as the first message: a slow network needs one or two.",
+    )
     home: Path = Field(
         Path.home() / ".labserver", description="Folder for a participant's progress; nothing else is kept."
     )
@@ -86,6 +97,12 @@ class Settings(BaseSettings):
     )
     goodbye_timeout: float = Field(
         1.0, gt=0, description="Seconds to wait for a client that should be told why it is sent away: it may not read."
+    )
+    database_url: str | None = Field(
+        None, description="Where the items are, for SQLAlchemy's asyncio; unset, the lab makes a small SQLite file."
+    )
+    database_pool_timeout: float = Field(
+        30.0, gt=0, description="Seconds a request waits for a connection of the pool: SQLAlchemy's own default."
     )
     sse_interval: float = Field(
         0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."

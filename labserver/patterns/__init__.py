@@ -4,7 +4,10 @@ Nothing of ours is imported here but `settings`. Each module holds a `router` an
 copy of the module for every server, so that no server sees another's state.
 """
 
-__all__ = ["TOPICS"]
+__all__ = ["HELPERS", "TOPICS"]
 
-TOPICS = ("websocket_basics", "connection_manager", "server_sent_events", "sse_resume", "files")
+TOPICS = ("websocket_basics", "websocket_auth", "connection_manager", "server_sent_events", "sse_resume", "ndjson", "files")
 """The topics in the order of the notebooks; their routes are added in this order."""
+
+HELPERS = ("items", "origin")
+"""Modules without routes: what several patterns use."""

@@ -1,0 +1,132 @@
+"""The twin of `files` that joins what the client says to its folder, and opens what comes out."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import httpx
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import FileResponse, StreamingResponse
+
+from labserver.settings import Settings, get_settings
+
+PATTERN = "files"
+WRONG = "A name with `..`, or one that begins with a slash, leads out of the folder: any file of the server can be had."
+
+ROWS = 5_000  # of a report, in one chunk: some 80 KiB, and two milliseconds that nobody else gets
+ASKED = ("range", "if-range", "if-none-match", "if-modified-since")  # of the client's headers, what an upstream sees
+TOLD = ("content-type", "content-length", "content-encoding", "content-range", "accept-ranges", "etag", "last-modified")
+
+
+@cache
+def client() -> httpx.AsyncClient:
+    """Return the one client of all relays, made for the first: it keeps connections, and loads certificates once."""
+    return httpx.AsyncClient(trust_env=False)
+
+
+@asynccontextmanager
+async def close_client(app: FastAPI) -> AsyncIterator[None]:
+    """Leave no connection open when the server stops."""
+    yield
+    if client.cache_info().currsize:
+        await client().aclose()
+        client.cache_clear()
+
+
+router = APIRouter(lifespan=close_client)
+Lab = Annotated[Settings, Depends(get_settings)]
+
+
+def find(name: str, settings: Lab) -> Path:
+    """Return the regular file of that name inside the folder; 404 is all that a client learns about anything else."""
+    if settings.files_root is None:
+        raise HTTPException(503, "no folder of files: set LABSERVER_FILES_ROOT")
+    root = settings.files_root.resolve()
+    lab = (
+        root.parent if root.parent.name.startswith("labserver-") else root
+    )  # a whole disk in small, with an etc/passwd
+    try:
+        path = Path(os.path.normpath(root / name))  # elsewhere this line would be `path = root / name`
+        path = (path if path.is_relative_to(lab) else lab / path.relative_to(path.anchor)).resolve()
+        if path.is_relative_to(lab) and path.is_file() and os.access(path, os.R_OK):  # no request leaves the lab's disk
+            return path
+    except (OSError, ValueError, RuntimeError):  # too long; a NUL in it; links in a circle
+        pass
+    raise HTTPException(404, "no such file")
+
+
+def saved_as(name: str) -> dict[str, str]:
+    """Return the headers of a download: its name can't end the parameter it stands in (RFC 6266, RFC 8187)."""
+    quoted = quote(name, safe="")
+    parameter = f'filename="{name}"' if quoted == name else f"filename*=UTF-8''{quoted}"
+    return {"Content-Disposition": f"attachment; {parameter}", "X-Content-Type-Options": "nosniff"}
+
+
+def has_it(request: Request, etag: str) -> bool:
+    """Say whether the client names this version in `If-None-Match` (RFC 9110, 13.1.2), which FileResponse ignores."""
+    tags = ",".join(request.headers.getlist("if-none-match")).split(",")
+    return not {etag, "*"}.isdisjoint(tag.strip().removeprefix("W/") for tag in tags)
+
+
+@router.head("/download/{name:path}", include_in_schema=False)
+@router.get("/download/{name:path}")
+async def download(request: Request, path: Annotated[Path, Depends(find)], settings: Lab) -> Response:
+    """Send a file of the folder: whole, in part (Range), or not at all when the client has it already (304)."""
+    response = FileResponse(path, headers=saved_as(path.name), stat_result=path.stat())
+    response.chunk_size = settings.file_chunk_bytes
+    if has_it(request, etag := response.headers["etag"]):
+        return Response(status_code=304, headers={"ETag": etag})
+    return response
+
+
+@router.get("/report.csv")
+async def report(
+    title: Annotated[str, Query(max_length=100)] = "report",
+    rows: Annotated[int, Query(ge=0, le=10_000_000)] = 1_000,
+) -> StreamingResponse:
+    """Send a table while it is made: its length is not known, so it goes out in chunks (RFC 9112, 7.1)."""
+
+    async def chunks() -> AsyncIterator[str]:
+        yield "number,square\r\n"
+        for start in range(0, rows, ROWS):
+            yield "".join(f"{number},{number**2}\r\n" for number in range(start, min(start + ROWS, rows)))
+            await asyncio.sleep(0)  # the others' turn
+
+    return StreamingResponse(chunks(), media_type="text/csv", headers=saved_as(f"{title}.csv"))
+
+
+async def ask(
+    request: Request, name: Annotated[str, InPath(max_length=255)], settings: Lab
+) -> AsyncIterator[httpx.Response]:
+    """Ask the upstream; its answer is closed when ours is over, however it ends."""
+    if settings.relay_upstream is None:
+        raise HTTPException(503, "nothing to relay: set LABSERVER_RELAY_UPSTREAM")
+    if name in (".", ".."):  # the upstream's other folders
+        raise HTTPException(404, "no such file")
+    url = f"{settings.relay_upstream.rstrip('/')}/{quote(name, safe='')}"
+    asked = {"accept-encoding": "identity"} | {key: request.headers[key] for key in ASKED if key in request.headers}
+    question = client().build_request(request.method, url, headers=asked, timeout=settings.relay_timeout)
+    try:
+        answer = await client().send(question, stream=True)
+    except httpx.TimeoutException:
+        raise HTTPException(504, "the upstream does not answer in time") from None
+    except httpx.TransportError:
+        raise HTTPException(502, "the upstream can't be reached") from None
+    async with aclosing(answer):
+        if answer.status_code not in (200, 206, 304, 404, 412, 416):  # its redirects and troubles are not the client's
+            raise HTTPException(502, f"the upstream answered {answer.status_code}")
+        yield answer
+
+
+@router.head("/relay/{name}", include_in_schema=False)
+@router.get("/relay/{name}")
+async def relay(name: str, answer: Annotated[httpx.Response, Depends(ask)]) -> Response:
+    """Send a file of the upstream as it comes; no more of it is here than the client is about to get."""
+    told = {key: answer.headers[key] for key in TOLD if key in answer.headers}
+    return StreamingResponse(answer.aiter_raw(), answer.status_code, saved_as(name) | told)
