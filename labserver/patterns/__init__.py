@@ -6,7 +6,15 @@ copy of the module for every server, so that no server sees another's state.
 
 __all__ = ["HELPERS", "TOPICS"]
 
-TOPICS = ("websocket_basics", "websocket_auth", "connection_manager", "server_sent_events", "sse_resume", "ndjson", "files")
+TOPICS = (
+    "websocket_basics",
+    "websocket_auth",
+    "connection_manager",
+    "server_sent_events",
+    "sse_resume",
+    "ndjson",
+    "files",
+)
 """The topics in the order of the notebooks; their routes are added in this order."""
 
 HELPERS = ("items", "origin")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labserver.stage.claims import at_least, at_most, between, claim, predict, reveal
+    from labserver.stage.database import Database, database
     from labserver.stage.lab import lab_app
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from labserver.stage.wire import WireEvent
 
 _HOMES = {
+    "Database": "database",
     "LiveServer": "server",
     "Picture": "rich",
     "Tape": "tape",
@@ -30,6 +32,7 @@ _HOMES = {
     "between": "claims",
     "claim": "claims",
     "compare": "source",
+    "database": "database",
     "lab_app": "lab",
     "nginx": "proxies.nginx",
     "page": "panel",
@@ -42,6 +45,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Database",
     "LiveServer",
     "Picture",
     "Tape",
@@ -52,6 +56,7 @@ __all__ = [
     "between",
     "claim",
     "compare",
+    "database",
     "lab_app",
     "nginx",
     "page",

@@ -21,6 +21,7 @@ import labserver.patterns
 from labserver.errors import LabError
 from labserver.service.app import create_app
 from labserver.settings import Settings
+from labserver.stage.database import OwnDatabase
 from labserver.stage.server import give_settings
 
 __all__ = ["Twin", "fresh", "lab_app", "topics", "twins"]
@@ -105,10 +106,15 @@ def lab_app(
 
         needs_process = process.in_child()
     known = twins(broken)
+    own = OwnDatabase()
     mounted = {twin.name: _twin_app(twin, module) for twin, module in known if needs_process or not twin.needs_process}
-    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(list(mounted.values())))
+    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(list(mounted.values()), own))
     for _, module in _load(patterns, topics(patterns)):
         app.include_router(module.router)
+        _lend(app, own, module)
+    for twin, module in known:
+        if twin.name in mounted:
+            _lend(mounted[twin.name], own, module)
     for name, part in mounted.items():
         app.mount(f"/broken/{name}", part, name=name)
     app.mount("/live", create_app(settings), name="live")
@@ -119,7 +125,8 @@ def lab_app(
 
 
 def _names(package: ModuleType) -> list[str]:
-    return sorted(found.name for found in pkgutil.iter_modules(package.__path__) if not found.name.startswith("_"))
+    found = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+    return sorted(found - {*getattr(package, "HELPERS", ())})
 
 
 def _load(package: ModuleType, names: list[str]) -> Iterator[tuple[str, ModuleType]]:
@@ -139,12 +146,19 @@ def _twin_app(twin: Twin, module: ModuleType) -> FastAPI:
     return app
 
 
-def _lifespan_of(parts: list[FastAPI]) -> Any:
-    """Return a lifespan that runs those of mounted apps, which Starlette leaves alone."""
+def _lend(app: FastAPI, own: OwnDatabase, module: ModuleType) -> None:
+    """Let a module that asks for a database have the lab's own, where the settings name none."""
+    if hasattr(module, "database_url"):
+        app.dependency_overrides[module.database_url] = own.url
+
+
+def _lifespan_of(parts: list[FastAPI], own: OwnDatabase) -> Any:
+    """Return a lifespan that runs those of mounted apps, which Starlette leaves alone, then removes `own`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            stack.callback(own.remove)
             for part in parts:
                 await stack.enter_async_context(part.router.lifespan_context(part))
             yield
