@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
     from labserver.stage.proxies.nginx import nginx
+    from labserver.stage.plots import Band, Bar, Series, bars, plot
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
     from labserver.stage.source import compare, show
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
     from labserver.stage.wire import WireEvent
 
 _HOMES = {
+    "Band": "plots",
+    "Bar": "plots",
     "Database": "database",
     "LiveServer": "server",
     "Picture": "rich",
+    "Series": "plots",
     "Tape": "tape",
     "WireEvent": "wire",
     "allow_asyncio_run": "loops",
     "at_least": "claims",
     "at_most": "claims",
+    "bars": "plots",
     "between": "claims",
     "claim": "claims",
     "compare": "source",
@@ -36,6 +41,7 @@ _HOMES = {
     "lab_app": "lab",
     "nginx": "proxies.nginx",
     "page": "panel",
+    "plot": "plots",
     "predict": "claims",
     "rescue": "server",
     "reveal": "claims",
@@ -45,14 +51,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "Band",
+    "Bar",
     "Database",
     "LiveServer",
     "Picture",
+    "Series",
     "Tape",
     "WireEvent",
     "allow_asyncio_run",
     "at_least",
     "at_most",
+    "bars",
     "between",
     "claim",
     "compare",
@@ -60,6 +70,7 @@ __all__ = [
     "lab_app",
     "nginx",
     "page",
+    "plot",
     "predict",
     "rescue",
     "reveal",
