@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from labserver.stage.lab import lab_app
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
-    from labserver.stage.proxies.nginx import nginx
     from labserver.stage.plots import Band, Bar, Series, bars, plot
+    from labserver.stage.proxies.nginx import nginx
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
     from labserver.stage.source import compare, show
