@@ -5,22 +5,17 @@ at the other side, because the tap reads no more than it could write. What the b
 """
 
 import asyncio
-import socket
-import struct
-import sys
 import time
 from contextlib import suppress
 from weakref import WeakSet
 
 from labserver.stage import background
+from labserver.stage.streams import READ, close, prepare, reset
 from labserver.stage.wire import Conversation, End, Read, Sender
 
 __all__ = ["Tap", "close_all"]
 
-_READ = 1 << 16  # bytes at a time, and the most that waits in the tap for each direction
 _IDLE = 0.1  # seconds without a byte after which an open connection is thought to say no more
-_FLUSH = 1.0  # seconds a connection has to end after it was closed: a peer that stopped reading never lets it
-_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close() sends RST
 
 _taps: "WeakSet[Tap]" = WeakSet()
 
@@ -57,7 +52,7 @@ class Tap:
 
     async def open(self) -> None:
         """Listen on a free port of the loopback; `port` tells which."""
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=_READ, backlog=1024)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, limit=READ, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
         self._recording = True
         _taps.add(self)
@@ -87,19 +82,19 @@ class Tap:
         task = asyncio.get_running_loop().create_task(self._connection(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: _abort(writer))  # what is still open then: its client reads no more
+        task.add_done_callback(lambda _: reset(writer))  # what is still open then: its client reads no more
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = Conversation(len(self.talks) + 1)
         self.talks.append(talk)
         self._last = time.monotonic()
         try:
-            upstream = await asyncio.open_connection(*self._target, limit=_READ)
+            upstream = await asyncio.open_connection(*self._target, limit=READ)
         except OSError:
             await self._refused(talk, reader, writer)
             return
-        _prepare(writer)
-        _prepare(upstream[1])
+        prepare(writer)
+        prepare(upstream[1])
         pumps = [
             asyncio.create_task(self._pump(talk, "client", reader, upstream[1], writer)),
             asyncio.create_task(self._pump(talk, "server", upstream[0], writer, upstream[1])),
@@ -109,16 +104,16 @@ class Tap:
         finally:
             for pump in pumps:
                 pump.cancel()
-            await _close(writer, upstream[1])
+            await close(writer, upstream[1])
 
     async def _refused(self, talk: Conversation, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The server can't be reached: keep what the client says first, then hang up on it as abruptly."""
         with suppress(OSError, TimeoutError):
-            data = await asyncio.wait_for(reader.read(_READ), 0.2)
+            data = await asyncio.wait_for(reader.read(READ), 0.2)
             if data:
                 self._keep(talk, "client", data)
         self._ended(talk, "server", "refused")
-        _abort(writer)
+        reset(writer)
 
     async def _pump(
         self,
@@ -130,20 +125,20 @@ class Tap:
     ) -> None:
         """Forward one direction until it ends. `back` writes to the side that `source` reads from."""
         try:
-            while data := await source.read(_READ):
+            while data := await source.read(READ):
                 self._keep(talk, sender, data)
                 try:
                     sink.write(data)
                     await sink.drain()
                 except OSError:  # the other side is gone: tell this one, as TCP would
-                    _abort(back)
+                    reset(back)
                     return
             self._ended(talk, sender, "eof")
             with suppress(OSError):
                 sink.write_eof()
         except OSError:
             self._ended(talk, sender, "reset")
-            _abort(sink)
+            reset(sink)
 
     def _keep(self, talk: Conversation, sender: Sender, data: bytes) -> None:
         self._last = now = time.monotonic()
@@ -168,32 +163,3 @@ class Tap:
         self.version += 1
         at = now - self._first if self._first is not None else 0.0
         talk.ends.append(End(at, sender, how))  # type: ignore[arg-type]
-
-
-def _prepare(writer: asyncio.StreamWriter) -> None:
-    writer.transport.set_write_buffer_limits(high=_READ)
-    sock = writer.get_extra_info("socket")
-    with suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-async def _close(*sides: asyncio.StreamWriter) -> None:
-    """Close connections; those whose peer does not take what was written for it are aborted."""
-    for side in sides:
-        side.close()
-    try:
-        async with asyncio.timeout(_FLUSH):
-            await asyncio.gather(*(side.wait_closed() for side in sides), return_exceptions=True)
-    except TimeoutError:
-        pass
-    finally:
-        for side in sides:
-            _abort(side)
-
-
-def _abort(writer: asyncio.StreamWriter) -> None:
-    """End a connection with RST, which its peer sees as an abort and not as an end."""
-    sock = writer.get_extra_info("socket")
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
-    writer.transport.abort()
