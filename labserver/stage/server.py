@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import inspect
 import os
+import secrets
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from concurrent.futures import Future
 from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from pydantic import SecretStr
 
 from labserver.errors import LabError
 from labserver.settings import Settings, get_settings
@@ -343,13 +346,22 @@ def _takes_no_arguments(thing: Any) -> bool:
     return True
 
 
+def with_secret(settings: Settings) -> Settings:
+    """Return settings that can sign tokens: with a secret made here, known to nobody, where they hold none."""
+    made = {"secret": SecretStr(secrets.token_urlsafe(32))}
+    return settings if settings.secret is not None else settings.model_copy(update=made)
+
+
 def give_settings(app: Any, settings: Settings) -> None:
     """Make `Depends(get_settings)` give `settings` in this app and in all apps mounted in it, for good.
+
+    Settings without a secret are given one, so that each server signs with its own.
 
     Raises:
         LabError: there is no FastAPI app to take them.
     """
     parts = list(_apps(app))
+    settings = with_secret(settings)
     for part in parts:
         part.dependency_overrides[get_settings] = lambda: settings
     if not parts:
@@ -372,6 +384,7 @@ def _lend_settings(app: Any, settings: Settings | None) -> None:
     parts = list(_apps(app))
     before = [part.dependency_overrides.get(get_settings) for part in parts]
     if settings is not None:
+        settings = with_secret(settings)
         give_settings(app, settings)
     for part, old in zip(parts, before, strict=True):
         if settings is not None:

@@ -458,6 +458,19 @@ def test_settings_belong_to_one_server_and_reach_mounted_apps() -> None:
         assert client.recv() == "0.001"
 
 
+def test_each_server_has_a_secret_of_its_own_unless_the_settings_hold_one() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def secret(settings: Annotated[Settings, Depends(get_settings)]) -> str:
+        return settings.secret.get_secret_value() if settings.secret else ""
+
+    made = [httpx.get(start(app, settings=Settings(secret=None)).url).json() for _ in range(2)]
+    assert all(len(secret) >= 32 for secret in made)
+    assert made[0] != made[1]
+    assert httpx.get(start(app, settings=Settings(secret="yours" * 7)).url).json() == "yours" * 7
+
+
 def test_settings_do_not_stick_to_the_app() -> None:
     app = echo_settings()
     for _ in range(2):
