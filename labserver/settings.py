@@ -104,6 +104,12 @@ class Settings(BaseSettings):
     database_pool_timeout: float = Field(
         30.0, gt=0, description="Seconds a request waits for a connection of the pool: SQLAlchemy's own default."
     )
+    ws_heartbeat: float = Field(
+        20.0, gt=0, description="Seconds between two pings: nginx and AWS hang up after 60 of silence, Cloudflare 100."
+    )
+    ws_silence: float = Field(
+        50.0, gt=0, description="Seconds without a message after which a client counts as gone: two pings and a half."
+    )
     sse_interval: float = Field(
         0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."
     )

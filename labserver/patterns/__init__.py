@@ -10,6 +10,7 @@ TOPICS = (
     "websocket_basics",
     "websocket_auth",
     "connection_manager",
+    "heartbeats",
     "server_sent_events",
     "sse_resume",
     "ndjson",
