@@ -43,13 +43,17 @@ router = APIRouter(lifespan=close_client)
 Lab = Annotated[Settings, Depends(get_settings)]
 
 
-def find(name: str, settings: Lab) -> Path:
-    """Return the regular file of that name inside the folder; 404 is all that a client learns about anything else."""
+def files_root(settings: Lab) -> Path:
+    """Return the folder whose files may be had."""
     if settings.files_root is None:
         raise HTTPException(503, "no folder of files: set LABSERVER_FILES_ROOT")
-    root = settings.files_root.resolve()
+    return settings.files_root.resolve()
+
+
+def find(name: str, root: Annotated[Path, Depends(files_root)]) -> Path:
+    """Return the regular file of that name inside the folder; 404 is all that a client learns about anything else."""
     lab = (
-        root.parent if root.parent.name.startswith("labserver-") else root
+        root.parent if root.parent.name.startswith("labserver-files-") else root
     )  # a whole disk in small, with an etc/passwd
     try:
         path = Path(os.path.normpath(root / name))  # elsewhere this line would be `path = root / name`

@@ -44,11 +44,15 @@ router = APIRouter(lifespan=close_client)
 Lab = Annotated[Settings, Depends(get_settings)]
 
 
-def find(name: str, settings: Lab) -> Path:
-    """Return the regular file of that name inside the folder; 404 is all that a client learns about anything else."""
+def files_root(settings: Lab) -> Path:
+    """Return the folder whose files may be had."""
     if settings.files_root is None:
         raise HTTPException(503, "no folder of files: set LABSERVER_FILES_ROOT")
-    root = settings.files_root.resolve()
+    return settings.files_root.resolve()
+
+
+def find(name: str, root: Annotated[Path, Depends(files_root)]) -> Path:
+    """Return the regular file of that name inside the folder; 404 is all that a client learns about anything else."""
     try:
         path = (root / name).resolve()  # without `..` and links: where the name really leads
         if path.is_relative_to(root) and path.is_file() and os.access(path, os.R_OK):

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labserver.stage.claims import at_least, at_most, between, claim, predict, reveal
-    from labserver.stage.database import Database, database
+    from labserver.stage.databases import Database, database
+    from labserver.stage.files import RemoteFiles, download_folder, make_file, remote_files
     from labserver.stage.lab import lab_app
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
     from labserver.stage.plots import Band, Bar, Series, bars, plot
+    from labserver.stage.proxies.fault_proxy import fault_proxy
     from labserver.stage.proxies.nginx import nginx
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Band": "plots",
     "Bar": "plots",
-    "Database": "database",
+    "Database": "databases",
     "LiveServer": "server",
     "Picture": "rich",
+    "RemoteFiles": "files",
     "Series": "plots",
     "Tape": "tape",
     "WireEvent": "wire",
@@ -37,12 +40,16 @@ _HOMES = {
     "between": "claims",
     "claim": "claims",
     "compare": "source",
-    "database": "database",
+    "database": "databases",
+    "download_folder": "files",
+    "fault_proxy": "proxies.fault_proxy",
     "lab_app": "lab",
+    "make_file": "files",
     "nginx": "proxies.nginx",
     "page": "panel",
     "plot": "plots",
     "predict": "claims",
+    "remote_files": "files",
     "rescue": "server",
     "reveal": "claims",
     "show": "source",
@@ -56,6 +63,7 @@ __all__ = [
     "Database",
     "LiveServer",
     "Picture",
+    "RemoteFiles",
     "Series",
     "Tape",
     "WireEvent",
@@ -67,11 +75,15 @@ __all__ = [
     "claim",
     "compare",
     "database",
+    "download_folder",
+    "fault_proxy",
     "lab_app",
+    "make_file",
     "nginx",
     "page",
     "plot",
     "predict",
+    "remote_files",
     "rescue",
     "reveal",
     "show",

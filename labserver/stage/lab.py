@@ -21,7 +21,8 @@ import labserver.patterns
 from labserver.errors import LabError
 from labserver.service.app import create_app
 from labserver.settings import Settings
-from labserver.stage.database import OwnDatabase
+from labserver.stage import files
+from labserver.stage.databases import OwnDatabase
 from labserver.stage.server import give_settings
 
 __all__ = ["Twin", "fresh", "lab_app", "topics", "twins"]
@@ -147,9 +148,11 @@ def _twin_app(twin: Twin, module: ModuleType) -> FastAPI:
 
 
 def _lend(app: FastAPI, own: OwnDatabase, module: ModuleType) -> None:
-    """Let a module that asks for a database have the lab's own, where the settings name none."""
+    """Let a module that asks for a database or a folder have the lab's own, where the settings name none."""
     if hasattr(module, "database_url"):
         app.dependency_overrides[module.database_url] = own.url
+    if hasattr(module, "files_root"):
+        app.dependency_overrides[module.files_root] = files.own_root
 
 
 def _lifespan_of(parts: list[FastAPI], own: OwnDatabase) -> Any:
@@ -159,6 +162,7 @@ def _lifespan_of(parts: list[FastAPI], own: OwnDatabase) -> Any:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.callback(own.remove)
+            stack.enter_context(files.in_use())
             for part in parts:
                 await stack.enter_async_context(part.router.lifespan_context(part))
             yield
