@@ -32,8 +32,8 @@ logger = logging.getLogger("uvicorn.error")
 async def lifespan(router: APIRouter) -> AsyncIterator[None]:
     """Close the pool with the server."""
     yield
-    for engine in engines.values():
-        await engine.dispose()
+    while engines:
+        await engines.popitem()[1].dispose()
 
 
 router = APIRouter(lifespan=lifespan)
@@ -57,7 +57,7 @@ def sessions(
     return async_sessionmaker(engines[url])
 
 
-Sessions = Annotated[Callable[[], AbstractAsyncContextManager[Any]], Depends(sessions)]
+Db = Annotated[Callable[[], AbstractAsyncContextManager[Any]], Depends(sessions)]
 After = Annotated[int, Query(ge=0, le=MOST, description="the last id that the client has")]
 Limit = Annotated[int, Query(ge=1, le=100_000, description="rows, at most")]
 
@@ -85,22 +85,22 @@ class Broken(BaseModel):
     after: int
 
 
-async def page(sessions: Sessions, after: int, limit: int) -> Sequence[Any]:
+async def page(db: Db, after: int, limit: int) -> Sequence[Any]:
     """Read up to `limit` items with a larger id than `after`."""
     from sqlalchemy import select
 
     from labserver.patterns.items import Item
 
     query = select(Item.id, Item.name, Item.price, Item.created).where(Item.id > after).order_by(Item.id)
-    async with sessions() as session:
+    async with db() as session:
         rows: Sequence[Any] = (await session.execute(query.limit(limit))).all()
     return rows
 
 
 @router.get("/items/{id}")
-async def one_item(sessions: Sessions, id: Annotated[int, Path(ge=1, le=MOST)]) -> Row:
+async def one_item(db: Db, id: Annotated[int, Path(ge=1, le=MOST)]) -> Row:
     """Give one item: a query like those of every other endpoint, from the same pool."""
-    rows = await page(sessions, id - 1, 1)
+    rows = await page(db, id - 1, 1)
     if not rows or rows[0].id != id:
         raise HTTPException(404, f"there is no item {id}")
     return Row.model_validate(rows[0])
@@ -112,9 +112,9 @@ def line(value: dict[str, Any]) -> str:
 
 
 @router.get("/stream/items")
-async def stream_items(sessions: Sessions, after: After = 0, limit: Limit = 1000) -> StreamingResponse:
+async def stream_items(db: Db, after: After = 0, limit: Limit = 1000) -> StreamingResponse:
     """Stream items in batches; the last line says `done`, or `error` and where to go on."""
-    first = await page(sessions, after, min(FIRST, limit))  # what fails here still gets a status
+    first = await page(db, after, min(FIRST, limit))  # what fails here still gets a status
 
     async def stream() -> AsyncIterator[str]:
         rows, key, sent = first, after, 0
@@ -122,7 +122,7 @@ async def stream_items(sessions: Sessions, after: After = 0, limit: Limit = 1000
             while rows:
                 yield "".join(line(row._asdict()) for row in rows)
                 key, sent = rows[-1].id, sent + len(rows)
-                rows = await page(sessions, key, min(BATCH, limit - sent))
+                rows = await page(db, key, min(BATCH, limit - sent))
             yield line({"done": True, "rows": sent})
         except Exception:
             logger.exception("the items after %s can't be read", key)
@@ -132,11 +132,11 @@ async def stream_items(sessions: Sessions, after: After = 0, limit: Limit = 1000
 
 
 @router.get("/stream/items/native")
-async def native_items(sessions: Sessions, after: After = 0, limit: Limit = 1000) -> AsyncIterator[Row | Done | Broken]:
+async def native_items(db: Db, after: After = 0, limit: Limit = 1000) -> AsyncIterator[Row | Done | Broken]:
     """Stream items by FastAPI's own JSON Lines: it encodes what is yielded, each value a chunk."""
     key, sent = after, 0
     try:
-        while rows := await page(sessions, key, min(BATCH, limit - sent)):
+        while rows := await page(db, key, min(BATCH, limit - sent)):
             for row in rows:
                 yield Row.model_validate(row)
             key, sent = rows[-1].id, sent + len(rows)

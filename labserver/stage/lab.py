@@ -20,7 +20,7 @@ import labserver.broken
 import labserver.patterns
 from labserver.errors import LabError
 from labserver.service.app import create_app
-from labserver.settings import Settings
+from labserver.settings import Settings, get_settings
 from labserver.stage import files
 from labserver.stage.databases import OwnDatabase
 from labserver.stage.server import give_settings
@@ -97,7 +97,7 @@ def lab_app(
     """Return a new lab's app with a state of its own.
 
     Args:
-        settings: what `Depends(get_settings)` gives in it; None leaves the process's settings.
+        settings: what `Depends(get_settings)` gives in it; None means the process's. A secret is made if they have none.
         needs_process: whether to mount the twins that may freeze their process; None means: in a child process only.
         patterns: the package of the patterns.
         broken: the package of the twins.
@@ -120,8 +120,7 @@ def lab_app(
         app.mount(f"/broken/{name}", part, name=name)
     app.mount("/live", create_app(settings), name="live")
     _add_index(app, [twin for twin, _ in known])
-    if settings is not None:
-        give_settings(app, settings)
+    give_settings(app, settings or get_settings())
     return app
 
 
