@@ -9,7 +9,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect, WebSocketException
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StrictInt, TypeAdapter, ValidationError
 
 from labserver.patterns.origin import same_origin
 from labserver.settings import Settings, get_settings
@@ -23,7 +23,7 @@ class Beat(BaseModel):
     """A ping, or the pong that answers it with the same number."""
 
     type: Literal["ping", "pong"]
-    number: int
+    number: StrictInt
 
 
 class Text(BaseModel):
