@@ -97,7 +97,7 @@ def lab_app(
     """Return a new lab's app with a state of its own.
 
     Args:
-        settings: what `Depends(get_settings)` gives in it; None means the process's. A secret is made if they have none.
+        settings: what `Depends(get_settings)` gives in it; None means the process's; without a secret, one is made.
         needs_process: whether to mount the twins that may freeze their process; None means: in a child process only.
         patterns: the package of the patterns.
         broken: the package of the twins.
