@@ -126,11 +126,14 @@ async def test_a_client_that_stops_reading_or_leaves_holds_no_connection_of_the_
         try:
             url = f"{live.url}/stream/items?limit=1200"
             async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
-                await anext(response.aiter_raw())
+                body = response.aiter_raw()
+                await anext(body)
                 (engine,) = ndjson.engines.values()
                 async with asyncio.timeout(10):
                     while engine.pool.checkedout():  # it reads pages until the buffers are full
                         await asyncio.sleep(0.01)
+                assert await tasks(live) == 1  # it is not over
+                await body.aclose()
             async with asyncio.timeout(10):
                 while await tasks(live):
                     await asyncio.sleep(0.01)
