@@ -4,17 +4,22 @@ Each module is executed afresh for each app, so that its state (rooms, logs, cou
 re-running a notebook starts clean. Patterns and twins know nothing of this; only the stage mounts them.
 """
 
+import ast
+import asyncio
 import pkgutil
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec, module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
+from starlette.types import Receive, Scope, Send
 
 import labserver.broken
 import labserver.patterns
@@ -59,9 +64,9 @@ def topics(package: ModuleType = labserver.patterns) -> list[str]:
     return order + [name for name in found if name not in order]
 
 
-def twins(package: ModuleType = labserver.broken) -> list[tuple[Twin, ModuleType]]:
-    """Return every broken twin with a fresh copy of its module, by name."""
-    return [(_twin(name, module), module) for name, module in _load(package, _names(package))]
+def twins(package: ModuleType = labserver.broken) -> list[Twin]:
+    """Return every broken twin, by name; none of their modules is executed."""
+    return [_twin(Path(package.__path__[0], f"{name}.py")) for name in _names(package)]
 
 
 def fresh(name: str) -> ModuleType:
@@ -107,19 +112,18 @@ def lab_app(
 
         needs_process = process.in_child()
     known = twins(broken)
-    own = OwnDatabase()
-    mounted = {twin.name: _twin_app(twin, module) for twin, module in known if needs_process or not twin.needs_process}
-    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(list(mounted.values()), own))
-    for _, module in _load(patterns, topics(patterns)):
-        app.include_router(module.router)
-        _lend(app, own, module)
-    for twin, module in known:
-        if twin.name in mounted:
-            _lend(mounted[twin.name], own, module)
-    for name, part in mounted.items():
-        app.mount(f"/broken/{name}", part, name=name)
+    own, stack = OwnDatabase(), AsyncExitStack()
+    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(stack, own))
+    for name in topics(patterns):
+        module = fresh(f"{patterns.__name__}.{name}")
+        if hasattr(module, "router"):
+            app.include_router(module.router)
+            _lend(app, own, module)
+    for twin in known:
+        if needs_process or not twin.needs_process:
+            app.mount(twin.path, _TwinApp(twin, broken, own, stack), name=twin.name)
     app.mount("/live", create_app(settings), name="live")
-    _add_index(app, [twin for twin, _ in known])
+    _add_index(app, known)
     give_settings(app, settings or get_settings())
     return app
 
@@ -129,21 +133,49 @@ def _names(package: ModuleType) -> list[str]:
     return sorted(found - {*getattr(package, "HELPERS", ())})
 
 
-def _load(package: ModuleType, names: list[str]) -> Iterator[tuple[str, ModuleType]]:
-    for name in names:
-        module = fresh(f"{package.__name__}.{name}")
-        if hasattr(module, "router"):
-            yield name, module
+@cache
+def _twin(file: Path) -> Twin:
+    """Read what a twin says about itself from its source, where these are plain values."""
+    says = {
+        target.id: node.value.value
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return Twin(file.stem, str(says["PATTERN"]), str(says["WRONG"]), bool(says.get("NEEDS_PROCESS", False)))
 
 
-def _twin(name: str, module: ModuleType) -> Twin:
-    return Twin(name, module.PATTERN, module.WRONG, bool(getattr(module, "NEEDS_PROCESS", False)))
+class _TwinApp:
+    """A twin's app, made from a fresh copy of its module when it is first asked: most servers never ask for most.
 
+    Its lifespan begins then, and ends with that of the lab's app.
+    """
 
-def _twin_app(twin: Twin, module: ModuleType) -> FastAPI:
-    app = FastAPI(title=twin.name, description=twin.wrong, middleware=getattr(module, "middleware", None))
-    app.include_router(module.router)
-    return app
+    def __init__(self, twin: Twin, package: ModuleType, own: OwnDatabase, stack: AsyncExitStack) -> None:
+        self.dependency_overrides: dict[Any, Any] = {}  # of a FastAPI app, so that settings reach it before it is made
+        self._twin, self._package, self._own, self._stack = twin, package, own, stack
+        self._forget()
+
+    def _forget(self) -> None:
+        self._making = asyncio.Lock()
+        self._app: FastAPI | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._making:
+            app = self._app = self._app or await self._make()
+        await app(scope, receive, send)
+
+    async def _make(self) -> FastAPI:
+        module = fresh(f"{self._package.__name__}.{self._twin.name}")
+        middleware = getattr(module, "middleware", None)
+        app = FastAPI(title=self._twin.name, description=self._twin.wrong, middleware=middleware)
+        app.dependency_overrides = self.dependency_overrides
+        app.include_router(module.router)
+        _lend(app, self._own, module)
+        self._stack.callback(self._forget)
+        await self._stack.enter_async_context(app.router.lifespan_context(app))
+        return app
 
 
 def _lend(app: FastAPI, own: OwnDatabase, module: ModuleType) -> None:
@@ -154,16 +186,14 @@ def _lend(app: FastAPI, own: OwnDatabase, module: ModuleType) -> None:
         app.dependency_overrides[module.files_root] = files.own_root
 
 
-def _lifespan_of(parts: list[FastAPI], own: OwnDatabase) -> Any:
-    """Return a lifespan that runs those of mounted apps, which Starlette leaves alone, then removes `own`."""
+def _lifespan_of(stack: AsyncExitStack, own: OwnDatabase) -> Any:
+    """Return a lifespan at whose end everything in `stack` ends, then `own` is removed."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
+        async with stack:
             stack.callback(own.remove)
             stack.enter_context(files.in_use())
-            for part in parts:
-                await stack.enter_async_context(part.router.lifespan_context(part))
             yield
 
     return lifespan

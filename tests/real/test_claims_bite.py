@@ -20,7 +20,7 @@ from labserver.stage.lab import Twin, twins
 
 ROOT = Path(__file__).resolve().parents[2]
 SWAPPED = Path(__file__).parent / "swapped"
-TWINS = [twin for twin, _ in twins()]
+TWINS = twins()
 OTHER_FAULTS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError", "SyntaxError", "TypeError"}
 
 

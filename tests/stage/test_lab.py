@@ -182,6 +182,19 @@ def test_a_twin_is_an_app_of_its_own(rooms: dict[str, ModuleType]) -> None:
         assert client.recv() == "broken"
 
 
+def test_a_twin_that_nobody_asks_is_not_made(rooms: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("labserver.stage.lab.fresh", lambda name: made.append(name) or fresh(name))
+    app = lab_app(**rooms)
+    for _ in range(2):  # the same app, served again: what ended with the first server is made anew
+        with start(app) as live:
+            assert [name for name in made if "broken" in name] == []
+            for _ in range(2):
+                assert httpx.post(f"{live.url}/broken/forgets/join/ann").json() is True
+            assert [name for name in made if "broken" in name] == [f"{rooms['broken'].__name__}.forgets"]
+        made.clear()
+
+
 def test_settings_reach_patterns_and_twins(rooms: dict[str, ModuleType]) -> None:
     live = start(lab_app(Settings(sse_interval=0.125), **rooms))
     assert httpx.get(f"{live.url}/interval").json() == 0.125
@@ -214,7 +227,7 @@ def test_a_twin_that_may_freeze_is_mounted_in_a_child_alone(rooms: dict[str, Mod
 def test_start_alone_serves_the_labs_own_app() -> None:
     with start() as live:
         listed = httpx.get(f"{live.url}/broken").json()
-        assert [twin["name"] for twin in listed] == [twin.name for twin, _ in twins()]
+        assert [twin["name"] for twin in listed] == [twin.name for twin in twins()]
         assert httpx.get(f"{live.url}/events").text.endswith("event: done\ndata: complete\n\n")
 
 
@@ -234,7 +247,7 @@ def test_the_labs_own_app_in_a_child_mounts_every_twin() -> None:
 
 
 def test_every_twin_of_ours_says_whose_it_is() -> None:
-    for twin, _ in twins():
+    for twin in twins():
         assert isinstance(twin, Twin)
         assert twin.pattern in topics()
         assert twin.wrong.endswith(".")
