@@ -36,21 +36,21 @@ def test_a_crash_in_a_plain_response_cuts_the_body(lab: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "coding", "arrivals"),
+    ("path", "accepted", "held"),
     [
-        ("/broken/gzip_holds_events/events", "gzip", 1),  # everything at once, at the end
-        ("/broken/gzip_holds_events/events", "identity", 3),  # what curl asks for when nothing is said
-        ("/events", "gzip", 3),
+        ("/broken/gzip_holds_events/events", "gzip", True),  # everything at once, at the end
+        ("/broken/gzip_holds_events/events", "identity", False),  # what curl asks for when nothing is said
+        ("/events", "gzip", False),
     ],
 )
-def test_gzip_holds_events(path: str, coding: str, arrivals: int) -> None:
+def test_gzip_holds_events(path: str, accepted: str, held: bool) -> None:
     with start(name="tests", settings=Settings(sse_interval=INTERVAL)) as lab, lab.tape() as tape:
-        ask = {"headers": {"Accept-Encoding": coding}, "params": {"say": ["one", "two"]}}
+        ask = {"headers": {"Accept-Encoding": accepted}, "params": {"say": ["one", "two"]}}
         response = httpx.get(tape.url + path, **ask)
     events = [event for event in tape.events if event.kind == "event"]
     assert [event.data for event in events] == ["one", "two", "complete"]
-    assert response.headers.get("content-encoding", "identity") == ("gzip" if arrivals == 1 else "identity")
-    assert len({event.at for event in events}) == arrivals
+    assert ("content-encoding" in response.headers) == held
+    assert (len({event.at for event in events}) == 1) == held
 
 
 def test_the_compressed_feed_is_whole_and_says_how_it_ended(lab: LiveServer) -> None:

@@ -1,7 +1,7 @@
 """What notebook 05 teaches about the server's side of SSE: each test fails when a new version makes it untrue."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import fastapi.sse
@@ -14,9 +14,11 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.gzip import GZipMiddleware
 
-from labserver.stage import LiveServer, start
+from labserver.stage import LiveServer, nginx, start
+from labserver.stage.proxies.nginx import Nginx
 
 PING = 0.1  # seconds, in place of FastAPI's 15
+INTERVAL = 0.15  # seconds between two events: a read that takes both at once has waited for it
 
 
 @dataclass(frozen=True)
@@ -228,3 +230,75 @@ def test_starlettes_gzip_middleware_leaves_event_streams_alone() -> None:
     with start(app, name="facts") as live:
         assert "content-encoding" not in httpx.get(f"{live.url}/events").headers
         assert httpx.get(f"{live.url}/other").headers["content-encoding"] == "gzip"
+
+
+# --- nginx
+
+
+def padded() -> FastAPI:
+    app = FastAPI()
+
+    @app.get("/events")
+    async def events(size: int, told: bool = False) -> StreamingResponse:
+        async def stream() -> AsyncIterator[str]:
+            for number in range(3):
+                yield f"id: {number}\ndata: {'x' * size}\n\n"
+                await asyncio.sleep(INTERVAL)
+
+        headers = {"X-Accel-Buffering": "no"} if told else {}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def padding() -> Iterator[LiveServer]:
+    with start(padded(), name="padding") as live:
+        yield live
+
+
+def watch(proxy: Nginx, query: str) -> list[float]:
+    """Read a feed through nginx; return for each event the seconds from the request until it was whole."""
+    with proxy.tape() as tape:
+        httpx.get(f"{tape.url}/events?{query}")
+    asked, *times = [event.at for event in tape.events if event.kind == "event" or event.sender == "client"]
+    return [at - asked for at in times]
+
+
+@pytest.mark.real("nginx")
+def test_nginx_passes_small_events_on_at_once_and_keeps_the_end_of_a_large_one(
+    padding: LiveServer, require: Callable[[str], None]
+) -> None:
+    require("nginx")
+    with nginx(padding, name="facts") as proxy:
+        for query in ("size=20", "size=1500", "size=20000&told=true"):
+            assert len(set(watch(proxy, query))) > 1  # not held
+        assert watch(proxy, "size=20000")[0] >= INTERVAL  # whole only when the next one was sent
+    with nginx(padding, name="facts", buffering=False) as proxy:
+        assert len(set(watch(proxy, "size=20000"))) > 1
+
+
+@pytest.mark.real("nginx")
+def test_nginx_holds_a_feed_that_it_compresses_unless_it_may_not_buffer(
+    padding: LiveServer, require: Callable[[str], None]
+) -> None:
+    require("nginx")
+    with nginx(padding, name="facts", gzip=True) as proxy:
+        held, told = watch(proxy, "size=20"), watch(proxy, "size=20&told=true")
+        coding = [
+            httpx.get(f"{proxy.url}/events?size=20{more}").headers["content-encoding"] for more in ("", "&told=1")
+        ]
+    assert len(set(held)) == 1
+    assert held[0] >= 3 * INTERVAL  # at the end
+    assert len(set(told)) > 1
+    assert coding == ["gzip", "gzip"]
+    with nginx(padding, name="facts", gzip=True, buffering=False) as proxy:
+        assert len(set(watch(proxy, "size=20"))) > 1
+
+
+@pytest.mark.real("nginx")
+def test_nginx_keeps_the_header_to_itself(padding: LiveServer, require: Callable[[str], None]) -> None:
+    require("nginx")
+    with nginx(padding, name="facts") as proxy:
+        headers = httpx.get(f"{proxy.url}/events?size=20&told=true").headers
+    assert "x-accel-buffering" not in headers
