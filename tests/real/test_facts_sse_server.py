@@ -118,7 +118,6 @@ def test_a_crash_in_fastapis_own_response_ends_the_body_cleanly(bare: LiveServer
 @pytest.mark.parametrize("form", ["plain", "native"])
 def test_under_base_http_middleware_every_crash_is_a_clean_end(wrapped: LiveServer, form: str) -> None:
     assert see(f"{wrapped.url}/{form}/2") == Seen(200, "data: 0\n\ndata: 1\n\n", clean=True)
-    assert "ConnectionError: the source went away" in wrapped.errors()
 
 
 def test_an_exception_before_the_first_event_is_a_200(bare: LiveServer, wrapped: LiveServer) -> None:
