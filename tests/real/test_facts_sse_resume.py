@@ -110,15 +110,15 @@ async def delays(url: str, readers: int, rounds: int, interval: float) -> list[f
 
 
 async def test_look_then_sleep_delays_events_by_half_its_interval_and_up_to_all_of_it_wait_for_by_nothing() -> None:
-    interval = 0.25
+    interval = 0.3
     with start(name="facts", settings=Settings(sse_keepalive=interval)) as live:
         async with asyncio.timeout(2 * TIMEOUT):
             late = await delays(f"{live.url}/broken/keepalive_delays_events", 8, 4, interval)
             at_once = await delays(live.url, 8, 4, interval)
     assert len(late) == len(at_once) == 32
-    assert 0.25 < mean(late) / interval < 0.85
+    assert 0.25 < mean(late) / interval < 1.0
     assert max(late) / interval > 0.75
-    assert mean(at_once) < 0.1
+    assert mean(at_once) < mean(late) / 3
 
 
 @pytest.mark.real("nginx")
@@ -134,7 +134,10 @@ async def test_nginx_cuts_a_quiet_stream_and_a_keepalive_holds_it(
         began, ended = time.monotonic(), ""
         async with httpx.AsyncClient(verify=TLS, timeout=TIMEOUT) as client:
             try:
-                async with asyncio.timeout(1.5), client.stream("GET", f"{proxy.url}/events/prices") as response:
+                async with (
+                    asyncio.timeout(5.0 if keepalive > 1 else 1.5),
+                    client.stream("GET", f"{proxy.url}/events/prices") as response,
+                ):
                     async for _ in response.aiter_lines():
                         pass
             except httpx.RemoteProtocolError as error:
@@ -185,6 +188,7 @@ LISTEN = """
   window.heard = [];
   window.source = new EventSource("events");
   source.onmessage = (event) => heard.push(event.data);
+  source.addEventListener("start", () => heard.push("start"));
   source.addEventListener("done", (event) => { heard.push("done " + event.data); if (window.polite) source.close(); });
 }
 """
@@ -265,7 +269,6 @@ async def test_event_source_resumes_the_feed_with_nothing_lost_or_doubled(chrome
         page = await chrome.new_page()
         await page.goto(f"{network.url}/openapi.json")
         await page.evaluate(LISTEN.replace('"events"', '"events/prices"'))
-        await page.evaluate("() => source.addEventListener('start', () => heard.push('start'))")
         await page.wait_for_function("() => heard.length == 1", timeout=TIMEOUT * 1000)
         async with httpx.AsyncClient(verify=TLS) as client:
             for number in range(1, 10):
