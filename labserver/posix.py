@@ -40,6 +40,7 @@ __all__ = [
     "run_before_others",
     "supervisor_command",
     "tree",
+    "unsent",
 ]
 
 _PROC = Path("/proc")
@@ -310,6 +311,19 @@ def reap(*, block: bool = False) -> dict[int, int]:
         if block and not ended:
             signal.pause()
     return ended
+
+
+def unsent(sock: int) -> int:
+    """Return how many bytes written to a TCP socket its peer has not acknowledged yet (Linux; elsewhere 0)."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    import fcntl
+    import termios
+
+    try:
+        return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)  # tcp(7): SIOCOUTQ
+    except OSError:
+        return 0
 
 
 def _widen(pipe: int) -> None:

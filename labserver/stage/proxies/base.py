@@ -39,16 +39,17 @@ class Proxy(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self.port = 0
+        self.tls = False  # whether clients have to speak TLS to it
 
     @property
     def url(self) -> str:
         """`http://127.0.0.1:<port>`, without a slash at the end."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def ws_url(self) -> str:
         """`ws://127.0.0.1:<port>`, without a slash at the end."""
-        return f"ws://127.0.0.1:{self.port}"
+        return f"ws{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @property
     @abstractmethod
@@ -56,7 +57,13 @@ class Proxy(ABC):
         """Whether it still passes anything on."""
 
     def tape(self, name: str = "tape", **options: Any) -> "Tape":
-        """Return a tape of what passes between clients and this proxy (see `stage.tape.Tape`)."""
+        """Return a tape of what passes between clients and this proxy (see `stage.tape.Tape`).
+
+        Raises:
+            LabError: it passes TLS on, of which a tape would hold nothing but ciphertext.
+        """
+        if self.tls:
+            raise LabError("A tape can't read what TLS encrypts: start the server without ssl_certfile= to record it.")
         from labserver.stage.tape import Tape
 
         return Tape("127.0.0.1", self.port, name, **options)
