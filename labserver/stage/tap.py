@@ -34,6 +34,9 @@ class Tap:
 
     Args:
         max_bytes: bytes kept; what passes after that is forwarded and counted in `dropped`.
+
+    Attributes:
+        first: when the first byte passed, by the monotonic clock; None before.
     """
 
     def __init__(self, host: str, port: int, max_bytes: int) -> None:
@@ -44,7 +47,7 @@ class Tap:
         self.version = 0
         self._target = (host, port)
         self._max = max_bytes
-        self._first: float | None = None
+        self.first: float | None = None
         self._last = 0.0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,6 +82,9 @@ class Tap:
         _taps.discard(self)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.port:  # accepted in the moment of the close
+            reset(writer)
+            return
         task = asyncio.get_running_loop().create_task(self._connection(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -145,8 +151,8 @@ class Tap:
         if not self._recording:
             return
         self.version += 1
-        if self._first is None:
-            self._first = now
+        if self.first is None:
+            self.first = now
         room = max(self._max - self.kept, 0)
         if len(data) > room or talk.full:
             talk.full = True
@@ -154,12 +160,12 @@ class Tap:
             data = data[:room]
         self.kept += len(data)
         if data:
-            talk.reads.append(Read(now - self._first, sender, data))
+            talk.reads.append(Read(now - self.first, sender, data))
 
     def _ended(self, talk: Conversation, sender: Sender, how: str) -> None:
         self._last = now = time.monotonic()
         if not self._recording or any(end.sender == sender for end in talk.ends):
             return
         self.version += 1
-        at = now - self._first if self._first is not None else 0.0
+        at = now - self.first if self.first is not None else 0.0
         talk.ends.append(End(at, sender, how))  # type: ignore[arg-type]

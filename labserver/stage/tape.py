@@ -5,24 +5,35 @@ what it is, plain httpx, websockets or curl; only its URL is the tape's.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Literal
 
 from labserver.errors import LabError
 from labserver.settings import get_settings
 from labserver.stage import background, wire
-from labserver.stage.pictures import ladder, lanes, microscope, twin
+from labserver.stage.pictures import microscope, panels
+from labserver.stage.pictures.panels import Layout
 from labserver.stage.rich import Picture
 from labserver.stage.tap import Tap
-from labserver.stage.wire import MESSAGES, Exchange, Lane, Sender, WireEvent, parse, parse_chunks
+from labserver.stage.wire import (
+    MESSAGES,
+    Exchange,
+    Lane,
+    Match,
+    Publication,
+    Sender,
+    WireEvent,
+    parse,
+    parse_chunks,
+    trace,
+)
 
 __all__ = ["Tape", "WireEvent", "tapes"]
 
 _SETTLE = 2.0  # seconds that late frames are waited for when the block ends
 _MAGNIFIED = ("text", "bytes", "ping", "pong", "close", "event", "comment", "fields", "line", "body", "lost", "error")
-Layout = Literal["auto", "ladder", "lanes"]
 
 
 class Tape:
@@ -45,6 +56,7 @@ class Tape:
         self._opened = False
         self._url = ""
         self._cache: tuple[int, list[WireEvent]] = (-1, [])
+        self._published: list[tuple[float, str]] = []  # by the monotonic clock
 
     # --- recording
 
@@ -89,6 +101,14 @@ class Tape:
     async def _stop(self) -> None:
         await self._tap.settle(_SETTLE)
         await self._tap.close()
+
+    def published(self, label: str) -> None:
+        """Note that something is published now, known by `label`: its SSE id, or a word of its data.
+
+        Call it right before you publish. Pictures then have a lane of what was published, and tell of each client what
+        came late, what it missed, and what was sent again after a reconnect.
+        """
+        self._published.append((time.monotonic(), str(label)))
 
     # --- addresses
 
@@ -173,12 +193,30 @@ class Tape:
 
     # --- as text and as pictures
 
+    def lanes(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+        by: str | None = None,
+        late: float | None = None,
+        match: Match | None = None,
+    ) -> list[Lane]:
+        """Return the exchanges by client, and what became of what was published; for the arguments see `show`."""
+        start = self._tap.first
+        published = [Publication(max(at - start, 0.0) if start else 0.0, label) for at, label in self._published]
+        return trace(wire.lanes(self.events, names, paths, by), published, late, match)
+
     def text(
         self,
         *,
         names: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+        by: str | None = None,
         counts: bool = True,
         keepalives: Literal["once", "between"] = "once",
+        late: float | None = None,
+        match: Match | None = None,
     ) -> str:
         """Return the text twin: order, names and counts; never times, ports, reads or chunks.
 
@@ -186,9 +224,10 @@ class Tape:
             names: what to call the lanes; by default "client", "client 1" and so on.
             counts: False where timing decides how many messages pass: a run of them then ends in `+`.
             keepalives: "once" says per exchange that there were some; "between" says between which events.
+            paths, by, late, match: see `show`.
         """
-        panel = wire.lanes(self.events, names)
-        return twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
+        found = self.lanes(names=names, paths=paths, by=by, late=late, match=match)
+        return panels.text(self.name, [("", found)], counts, keepalives)
 
     def show(
         self,
@@ -197,9 +236,13 @@ class Tape:
         layout: Layout = "auto",
         *,
         names: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+        by: str | None = None,
         counts: bool = True,
         keepalives: Literal["once", "between"] = "once",
         idle_limit: float | None = None,
+        late: float | None = None,
+        match: Match | None = None,
     ) -> Picture:
         """Return the picture of the tape.
 
@@ -209,13 +252,15 @@ class Tape:
             layout: "ladder" (a row per frame, time down) for who and in which order, "lanes" (time to the right) for
                 how long; "auto" takes the ladder for WebSockets that follow one another and lanes for all else.
             names, counts, keepalives: see `text`.
+            paths: draw only requests whose path begins with one of these: ("/ws/rooms",).
+            by: query parameter or request header that says which client it is, when several reconnect to one path.
             idle_limit: seconds of silence after which a proxy would hang up; draws its idle clock (lanes only).
+            late: seconds; what came later than that after it was `published` is marked.
+            match: `match(label, event)` says which event was published as `label`; by default the one whose SSE id
+                or data it is, or whose data holds it as a word.
         """
-        panel = wire.lanes(self.events, names)
-        words = twin.text(self.name, [("", panel)], counts=counts, keepalives=keepalives)
-        if _is_ladder(layout, [panel]):
-            return ladder.draw(self.name, [("", panel)], words, headline, note)
-        return lanes.draw(self.name, [("", panel)], words, headline, note, idle_limit)
+        found = self.lanes(names=names, paths=paths, by=by, late=late, match=match)
+        return panels.picture(self.name, [("", found)], headline, note, layout, counts, keepalives, idle_limit)
 
     def bytes(
         self, *numbers: int, chunk: bool = False, headline: str | None = None, note: str | None = None
@@ -252,14 +297,6 @@ class Tape:
         return self.text()
 
 
-def _is_ladder(layout: Layout, panels: Sequence[Sequence[Lane]]) -> bool:
-    """Choose the ladder for WebSockets one after the other, each with a single lane."""
-    if layout != "auto":
-        return layout == "ladder"
-    single = all(len(panel) == 1 for panel in panels)
-    return single and all(each.upgrade for panel in panels for lane in panel for each in lane.exchanges)
-
-
 def _close_code(exchange: Exchange) -> int | None:
     for event in exchange.events:
         if event.kind == "close" and event.sender == "server":
@@ -271,35 +308,27 @@ def _close_code(exchange: Exchange) -> int | None:
 
 def tapes(
     headline: str | None,
-    *panels: tuple[str, Tape],
+    *heads: tuple[str, Tape],
     note: str | None = None,
     name: str | None = None,
     layout: Layout = "auto",
+    names: Sequence[str] | None = None,
+    paths: Sequence[str] = (),
+    by: str | None = None,
     counts: bool = True,
     keepalives: Literal["once", "between"] = "once",
     idle_limit: float | None = None,
+    late: float | None = None,
+    match: Match | None = None,
 ) -> Picture:
     """Return several tapes as panels of one picture on one time axis: broken beside mended, each from its first byte.
 
     Args:
         headline: the finding as a sentence; computed when None.
-        panels: head and tape. A tape of one lane is named by its head; words in parentheses at its end go under it.
+        heads: head and tape. A tape of one lane is named by its head; words in parentheses at its end go under it.
         name: the figure's name, first line of the text; the first tape's by default.
-        note, layout, counts, keepalives, idle_limit: see `Tape.show`.
+        names, and all else: see `Tape.show`; they hold for each tape.
     """
-    found = [(head, wire.lanes(tape.events)) for head, tape in panels]
-    figure = name or (panels[0][1].name if panels else "tapes")
-    if _is_ladder(layout, [panel for _, panel in found]):
-        words = twin.text(figure, found, counts=counts, keepalives=keepalives)
-        return ladder.draw(figure, found, words, headline, note)
-    named = [_named(head, panel) for head, panel in found]
-    words = twin.text(figure, named, counts=counts, keepalives=keepalives)
-    return lanes.draw(figure, named, words, headline, note, idle_limit)
-
-
-def _named(head: str, panel: list[Lane]) -> tuple[str, list[Lane]]:
-    """Let a panel's head be the name of its only lane."""
-    if len(panel) != 1:
-        return head, panel
-    title, _, sub = head.partition(" (")
-    return "", [replace(panel[0], name=title, sub=sub.removesuffix(")"))]
+    found = [(head, tape.lanes(names=names, paths=paths, by=by, late=late, match=match)) for head, tape in heads]
+    figure = name or (heads[0][1].name if heads else "tapes")
+    return panels.picture(figure, found, headline, note, layout, counts, keepalives, idle_limit)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from labserver.stage.pictures import fates
 from labserver.stage.pictures.layout import View
 from labserver.stage.pictures.scene import ROW, VERDICT, Scene
 from labserver.stage.pictures.shapes import measure
@@ -78,6 +79,8 @@ def error(sheet: Sheet, event: WireEvent, x: float, top: float) -> None:
 
 def texts(event: WireEvent, short: bool) -> list[str]:
     """Return what a mark may be labelled with, the best first."""
+    if event.due is not None:
+        return [elide(event.label, 18)]
     if event.id is not None and event.kind == "event":
         return [elide(event.id, 18) if short else f"id {elide(event.id, 18)}"]
     return [elide(event.label, 22), *([elide(event.label, 10)] if len(event.label) > 10 else [])]
@@ -153,14 +156,24 @@ def verdict(sheet: Sheet, lane: Lane, middle: float) -> None:
     if not lane.exchanges:
         return
     last = lane.exchanges[-1]
-    bad = last.ending if last.torn else last.answer if last.failed else None
-    if bad is not None:
-        sheet.text(VERDICT, middle + 4, fit(bad.label, 130, weight=600), role="hot", weight=600)
+    bad = last.first_end if last.hung_up else last.ending if last.torn else last.answer if last.failed else None
+    text = bad.label if bad is not None else ""
+    if lane.missed:
+        lost = f"{len(lane.missed)} lost"
+        text = lost if not bad else f"{' '.join(text.split()[:2])}, {lost}"
+    elif not bad and (worst := fates.worst(lane.events)):
+        text = f"{duration(fates.lateness(worst))} late"
+    if text:
+        sheet.text(VERDICT, middle + 4, fit(text, 140, weight=600), role="hot", weight=600)
     else:
         sheet.text(VERDICT, middle + 4, _received(lane), role="mute")
 
 
 def _received(lane: Lane) -> str:
+    again = sum(event.fate == "replay" for event in lane.events)
+    traced = [fates.lateness(event) for event in lane.events if event.due is not None and not event.fate]
+    if again or traced:
+        return f"{again} replayed" if again else f"within {duration(max(*traced, 0.001))}"
     events = [event for event in lane.events if event.sender == "server"]
     count = sum(event.kind in DATA for event in events)
     size = sum(event.size for event in events if event.kind == "body")

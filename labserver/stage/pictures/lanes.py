@@ -7,7 +7,7 @@ everything else is a mark on the band, a label above its mark, or a measured len
 from collections.abc import Sequence
 from itertools import pairwise
 
-from labserver.stage.pictures import bars, labels, measures
+from labserver.stage.pictures import bars, fates, labels, measures
 from labserver.stage.pictures.axis import Axis
 from labserver.stage.pictures.layout import MANY, View, by_size, marked, replayed, tick_times, views
 from labserver.stage.pictures.scene import BAND, DENSE, TALL, VERDICT, Scene
@@ -21,6 +21,7 @@ from labserver.stage.wire import Lane, is_keepalive
 __all__ = ["draw"]
 
 _CROWD = 6  # lanes; more are dense
+_FEW = 3  # lanes of one panel; more are dense, and with what was published beside them, more than one client
 _MOST = 24  # lanes of a panel; the text has the rest
 
 Panels = Sequence[tuple[str, Sequence[Lane]]]
@@ -41,16 +42,17 @@ def draw(
         idle_limit: seconds of silence after which somebody between hangs up; draws its clock under each lane.
     """
     panels = [(head, _capped(panel)) for head, panel in panels]
-    every = [lane for _, panel in panels for lane in panel]
-    span = max((event.at for lane in every for event in lane.events), default=0.0)
-    dense = len(every) > _CROWD
+    every = [lane for _, panel in panels for lane in panel if not lane.published]
+    sources = [event for _, panel in panels for lane in panel for event in lane.published]
+    span = max((event.at for event in [*sources, *(event for lane in every for event in lane.events)]), default=0.0)
+    dense = len(every) > _CROWD or any(_is_dense(panel) for _, panel in panels)
     sheet = Sheet(name, title or headline(every))
     scene = Scene(sheet, _axis(every, span, dense), dense, idle_limit)
     sheet.head(note or _explain(every))
     bottom = _panels(scene, panels)
     heads = [head for head, _ in panels if head]
     sheet.desc = f"{len(heads)} panels on one time axis: {'; '.join(heads)}. " if heads else ""
-    sheet.desc += describe(every, span)
+    sheet.desc += describe([lane for _, panel in panels for lane in panel], span)
     return Picture(sheet.svg(bottom), sheet.alt, twin)
 
 
@@ -61,12 +63,28 @@ def _capped(panel: Sequence[Lane]) -> list[Lane]:
     return [*panel[: _MOST - 1], Lane(f"… {len(panel) - _MOST + 1} more", ())]
 
 
+def _split(panel: Sequence[Lane]) -> tuple[list[Lane], Lane | None]:
+    """Return the lanes of clients, and the one of what was published."""
+    return [lane for lane in panel if not lane.published], next((lane for lane in panel if lane.published), None)
+
+
+def _is_dense(panel: Sequence[Lane]) -> bool:
+    clients, source = _split(panel)
+    return len(clients) > (1 if source else _FEW)
+
+
 def _axis(every: Sequence[Lane], span: float, dense: bool) -> Axis:
     """Choose the span so that the label of each last end has room at its right."""
     span = max(span, 0.001)
     if dense:
-        return Axis(span * 1.04, VERDICT - 16)
+        axes = [Axis(span * factor, VERDICT - 16) for factor in (1.04, 1.1, 1.2, 1.35)]
+        return next((axis for axis in axes if not any(_crowded(lane, axis) for lane in every)), axes[0])
     return Axis(max([span, *(_span(lane) for lane in every)]))
+
+
+def _crowded(lane: Lane, axis: Axis) -> bool:
+    """Whether marks of a lane that are not too many find no room."""
+    return any(view.crowded and len(marked(view.exchange)) <= MANY for view in views(lane, axis, False, True))
 
 
 def _span(lane: Lane) -> float:
@@ -83,6 +101,9 @@ def _explain(every: Sequence[Lane]) -> str:
         return "Time runs to the right. Each bar is what arrived at once, as tall as its bytes."
     words = "Time runs to the right; a band is an open connection."
     kinds = {event.shown for lane in every for event in lane.events}
+    if any(lane.traced for lane in every):
+        again = " Ring with a dot: sent again." if "replay" in kinds else ""
+        return "A band is an open connection. Dashed ring: due, not there. Dot: arrived." + again
     if any(len(marked(exchange)) > MANY for lane in every for exchange in lane.exchanges):
         return words + " Each tick is a message."
     if "event" not in kinds:
@@ -99,8 +120,12 @@ def _panels(scene: Scene, panels: Panels) -> float:
         if head:
             scene.sheet.text(MARGIN, top - 16, fit(head, WIDTH - 48, 13, weight=600), size=13, weight=600)
             top += 16 if scene.dense else 32
-        for lane in panel:
-            bottom = _lane(scene, lane, top)
+        clients, source = _split(panel)
+        if source and scene.dense:
+            fates.source(scene, source, top + 8)
+            top += 28
+        for lane in clients:
+            bottom = _lane(scene, lane, top, source)
             top = top + 28 if scene.dense else max(top + 88, bottom + 46)
         if panel:
             top += 44 if scene.dense else 0
@@ -114,8 +139,8 @@ def _panels(scene: Scene, panels: Panels) -> float:
 # --- one lane
 
 
-def _lane(scene: Scene, lane: Lane, top: float) -> float:
-    """Draw a lane whose band begins at `top`; return where its content ends."""
+def _lane(scene: Scene, lane: Lane, top: float, source: Lane | None) -> float:
+    """Draw a lane whose band begins at `top`, and under a labelled one its source; return where its content ends."""
     sized = not scene.dense and by_size(lane)
     height = DENSE if scene.dense else TALL if sized else BAND
     labels.name(scene, lane, top + height / 2, "bytes at a time" if sized else "")
@@ -128,11 +153,13 @@ def _lane(scene: Scene, lane: Lane, top: float) -> float:
     if sized:
         bottom = max(bottom, bars.draw(scene, found, top))
     else:
+        fates.missed(scene, lane, found, top, height)
         for number, view in enumerate(found):
             labels.request(scene, view, top, again=number > 0)
             _marks(scene, view, top)
-        bottom = max(bottom, measures.draw(scene, found, top))
-    return measures.idle_clock(scene, found, top) if scene.idle else bottom
+        bottom = max(bottom, measures.draw(scene, lane, found, top))
+    bottom = measures.idle_clock(scene, found, top) if scene.idle else bottom
+    return fates.beneath(scene, source, found, top, bottom) if source else bottom
 
 
 def _band(sheet: Sheet, view: View, top: float, height: float) -> None:
@@ -158,11 +185,14 @@ def _dense(scene: Scene, lane: Lane, found: Sequence[View], top: float) -> float
     """Draw a lane of very many: marks without labels, and at the right how it went."""
     middle = top + DENSE / 2
     for view in found:
+        fates.waiting(scene, view, middle)
+    fates.missed(scene, lane, found, top, DENSE)
+    for view in found:
         if view.crowded:
             _ticks(scene, view, middle, 5)
         for x, event in view.marks:
             if event.sender == "server":
-                mark(scene.sheet, event.shown, x, middle)
+                mark(scene.sheet, event.shown, x, middle, "hot" if event.fate == "late" else "ink")
     labels.verdict(scene.sheet, lane, middle)
     return top + DENSE
 
@@ -170,6 +200,7 @@ def _dense(scene: Scene, lane: Lane, found: Sequence[View], top: float) -> float
 def _marks(scene: Scene, view: View, top: float) -> None:
     """Draw the marks of a band and label those that have room."""
     sheet, middle = scene.sheet, top + BAND / 2
+    fates.waiting(scene, view, middle)
     if view.crowded:
         _ticks(scene, view, middle, 7)
     for x, event in view.marks:
@@ -181,7 +212,7 @@ def _marks(scene: Scene, view: View, top: float) -> None:
         if event.sender == "client":
             labels.above(sheet, labels.texts(event, short), x + 8, top, "ink", "start")
             continue
-        role = "hot" if event.shown in ("error", "lost") or index in again else "ink"
+        role = "hot" if event.shown in ("error", "lost") or event.fate == "late" or index in again else "ink"
         mark(sheet, "replay" if index in again else event.shown, x, middle, role)
         if event.shown == "error":
             labels.error(sheet, event, x, top)

@@ -10,6 +10,7 @@ from labserver.stage.wire import DATA, Exchange, Lane, WireEvent, is_keepalive
 __all__ = ["MANY", "Bar", "Bars", "Mark", "View", "by_size", "marked", "replayed", "tick_times", "views"]
 
 MANY = 40  # marks on one band; more become ticks
+_OPENING = ("start", "resume", "gap")  # names of an event that says how a stream begins
 _APART, _LABELLED_APART = 11, 14  # px between marks of one instant
 
 Mark = tuple[float, WireEvent]
@@ -124,10 +125,15 @@ def tick_times(exchange: Exchange) -> tuple[list[float], list[float]]:
 
 
 def replayed(marks: Sequence[WireEvent], exchange: Exchange) -> set[int]:
-    """Return which marks of a resumed stream came at once with its answer: what was missed, sent again."""
-    if exchange.answer is None or not exchange.resumed:
+    """Return which marks are what was missed, sent again.
+
+    That is known when the tape was told what was published; else it is what came at once with a resumed answer.
+    """
+    if exchange.answer is None or any(event.due is not None for event in marks):
+        return {index for index, event in enumerate(marks) if event.fate == "replay"}
+    if not exchange.resumed:
         return set()
-    numbered = [(index, event) for index, event in enumerate(marks) if event.kind == "event"]
+    numbered = [(i, e) for i, e in enumerate(marks) if e.kind == "event" and e.name not in _OPENING]
     gaps = [b.at - a.at for (_, a), (_, b) in pairwise(numbered)]
     near = max(0.005, 0.2 * max(gaps, default=0.0))
     found: set[int] = set()

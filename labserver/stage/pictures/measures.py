@@ -4,22 +4,24 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
+from labserver.stage.pictures import fates
 from labserver.stage.pictures.layout import View, marked
 from labserver.stage.pictures.scene import BAND, Scene
 from labserver.stage.pictures.shapes import measure
 from labserver.stage.pictures.sheet import LEFT, MARGIN, RIGHT
 from labserver.stage.pictures.words import duration, width
-from labserver.stage.wire import DATA, Exchange, is_keepalive
+from labserver.stage.wire import DATA, Exchange, Lane, is_keepalive
 
 __all__ = ["draw", "idle_clock"]
 
 _NOUNS = {"event": "events", "line": "rows"}
 
 
-def draw(scene: Scene, views: Sequence[View], top: float) -> float:
+def draw(scene: Scene, lane: Lane, views: Sequence[View], top: float) -> float:
     """Measure what is long in the exchanges of a lane; return how far down that reaches."""
     y = top + BAND + 14
-    drawn = [_exchange(scene, view, y) for view in views]
+    drawn = [fates.measured(scene, lane, y)] if fates.worst(lane.events) else []
+    drawn = drawn or [_exchange(scene, view, y) for view in views]
     return y + 5 if any(drawn) else top + BAND
 
 

@@ -69,7 +69,7 @@ def measure(sheet: Sheet, x0: float, x1: float, y: float, text: str, hot: bool =
         sheet.line(x, y - 5, x, y + 5, role)
     for a, b in ((x0, box.x0 - 8), (box.x1 + 8, x1)) if inside else ((x0, x1),):
         sheet.line(a, y, b, y, role)
-    sheet.text(box.x0, y + 4, text, role=role, weight=weight)
+    sheet.text(box.x0, y + 4, text, role=role, weight=weight, halo=True)
     return True
 
 

@@ -13,6 +13,8 @@ def headline(lanes: Sequence[Lane]) -> str:
     found = [exchange for lane in lanes for exchange in lane.exchanges]
     if not found:
         return "Nothing passed"
+    if any(lane.traced for lane in lanes):
+        return _traced(lanes)
     if len(lanes) > 1:
         return _crowd(lanes)
     if len(found) > 1:
@@ -126,6 +128,19 @@ def _crowd(lanes: Sequence[Lane]) -> str:
     return f"{text}; {_count(cut, 'connection')} cut" if cut else text
 
 
+def _traced(lanes: Sequence[Lane]) -> str:
+    """Tell what became of what was published."""
+    events = [event for lane in lanes for event in lane.events if event.due is not None]
+    fates = [event.fate for event in events]
+    counts = {"late": fates.count("late"), "replayed": fates.count("replay")}
+    counts["lost"] = sum(len(lane.missed) for lane in lanes)
+    said = [f"{count} {word}" for word, count in counts.items() if count]
+    who = "the client" if len(lanes) == 1 else f"{len(lanes)} clients"
+    due = len(events) + counts["lost"]
+    many = "1 delivery" if due == 1 else f"{due} deliveries"
+    return f"{many} to {who}: {', '.join(said) if said else 'all on time'}"
+
+
 def _cuts(found: Sequence[Exchange]) -> int:
     return sum(exchange.ending is not None and exchange.ending.kind == "cut" for exchange in found)
 
@@ -133,14 +148,38 @@ def _cuts(found: Sequence[Exchange]) -> int:
 def describe(lanes: Sequence[Lane], span: float) -> str:
     """Return the alternative text of lanes: how many, how long, and what happened in each, in order."""
     parts = [f"{_number(len(lanes))} {'lane' if len(lanes) == 1 else 'lanes'}, 0 to {duration(span)}."]
-    for lane in lanes[:8]:
+    for lane in lanes[:12]:
+        if lane.published:
+            parts.append(f"{lane.name}: {_from_to(lane.published)}.")
+            continue
         words = [_exchange_words(exchange) for exchange in lane.exchanges[:4]]
         more = len(lane.exchanges) - 4
         words += [f"and {more} more requests"] if more > 0 else []
-        parts.append(f"{lane.name.capitalize() if len(lanes) == 1 else lane.name}: {'; then '.join(words)}.")
-    if len(lanes) > 8:
-        parts.append(f"{len(lanes) - 8} more lanes.")
+        told = "; ".join(["; then ".join(words), *_fate_words(lane)])
+        parts.append(f"{lane.name.capitalize() if len(lanes) == 1 else lane.name}: {told}.")
+    if len(lanes) > 12:
+        parts.append(f"{len(lanes) - 12} more lanes.")
     return " ".join(parts)
+
+
+def _from_to(events: Sequence[WireEvent]) -> str:
+    """Name events by the first and the last, and when those were."""
+    first, last = events[0], events[-1]
+    times = dict.fromkeys(duration(event.at) for event in (first, last))
+    when = f"at {' to '.join(times)}"
+    return f"{first.label} {when}" if first is last else f"{len(events)} ({first.label} to {last.label}) {when}"
+
+
+def _fate_words(lane: Lane) -> list[str]:
+    """Tell which events came late, again or never."""
+    late = [event for event in lane.events if event.fate == "late"]
+    again = [event for event in lane.events if event.fate == "replay"]
+    words = []
+    if late:
+        most = max(event.at - (event.due or 0.0) for event in late)
+        words.append(f"late: {_from_to(late)}, by up to {duration(most)}")
+    words += [f"replayed: {_from_to(again)}"] if again else []
+    return words + ([f"never received: {_from_to(lane.missed)}"] if lane.missed else [])
 
 
 def _exchange_words(exchange: Exchange) -> str:

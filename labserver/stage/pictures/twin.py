@@ -13,6 +13,7 @@ __all__ = ["lines", "text"]
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 _SIGNS = {"cut": "x", "lost": ".", "full": "~"}
+_NAMED = ("event", "line", "text", "bytes", "replay", "lost")  # kinds that may be told as `m1..m6`
 _FOLD = 6  # a run of numbered messages longer than this is one line even when each says something
 
 
@@ -33,7 +34,9 @@ def text(
     for head, panel in panels:
         if head:
             out += [f"== {head} ==", ""]
-        for heading, body in _merged([(lane, lines(lane, counts=counts, keepalives=keepalives)) for lane in panel]):
+        brief = len(panel) > 2 and any(lane.published for lane in panel)
+        told = [(lane, lines(lane, counts=counts, keepalives=keepalives, brief=brief)) for lane in panel]
+        for heading, body in _merged(told):
             out += [heading, *body, ""]
         if not panel:
             out += ["(nothing passed)", ""]
@@ -72,19 +75,39 @@ class _Row:
     what: str
     size: str = ""
     note: str = ""
+    late: bool = False
 
     def render(self) -> str:
         line = f"  {self.sign} {self.kind:<10}{self.what}"
         line += f"  {self.size}" if self.size else ""
-        return line + (f"  ({self.note})" if self.note else "")
+        line += f"  ({self.note})" if self.note else ""
+        return line + ("  late" if self.late else "")
 
 
-def lines(lane: Lane, *, counts: bool = True, keepalives: str = "once") -> list[str]:
-    """Return the lines of the text twin that tell one lane."""
-    rows: list[_Row] = []
+def lines(lane: Lane, *, counts: bool = True, keepalives: str = "once", brief: bool = False) -> list[str]:
+    """Return the lines of the text twin that tell one lane; `brief` leaves out its first open and normal closes."""
+    rows = _folded([_Row(">", event.kind, event.label) for event in lane.published], counts)
     for number, exchange in enumerate(lane.exchanges):
-        rows += _folded(_rows(exchange, again=number > 0, keepalives=keepalives), counts)
-    return [row.render() for row in rows]
+        found = exchange if not brief else _brief(exchange, again=number > 0)
+        rows += _folded(_rows(found, again=number > 0, keepalives=keepalives), counts)
+        following = lane.exchanges[number + 1] if number + 1 < len(lane.exchanges) else None
+        rows += _folded(_missed(lane, exchange, following), counts)
+        if following is not None and exchange.torn and lane.traced:
+            rows.append(_Row("~", "measure", "offline"))
+    return [row.render() for row in rows] or ["  (nothing)"]
+
+
+def _brief(exchange: Exchange, again: bool) -> Exchange:
+    """Return an exchange without what goes without saying among many clients."""
+    kept = [event for event in exchange.events if event is not exchange.answer or exchange.failed]
+    kept = [event for event in kept if event.kind != "close" or exchange.hung_up]
+    return Exchange(tuple(event for event in kept if again or event is not exchange.request))
+
+
+def _missed(lane: Lane, exchange: Exchange, following: Exchange | None) -> list[_Row]:
+    """Tell what was published since an exchange began and before the next one, and never came."""
+    until = following.start if following is not None else float("inf")
+    return [_Row(".", "lost", event.label) for event in lane.missed if exchange.start <= event.at < until]
 
 
 def _rows(exchange: Exchange, again: bool, keepalives: str) -> list[_Row]:
@@ -110,7 +133,7 @@ def _goes_without_saying(exchange: Exchange) -> bool:
 
 def _row(event: WireEvent, exchange: Exchange, again: bool) -> _Row:
     sign = _SIGNS.get(event.kind) or (">" if event.sender == "client" else "<")
-    row = _Row(sign, event.shown, event.label, note=event.note)
+    row = _Row(sign, event.shown, event.label, note=event.note, late=event.fate == "late")
     match event.kind:
         case "open" if event.sender == "client" and not exchange.upgrade:
             resumed = exchange.resumed
@@ -157,7 +180,7 @@ def _numbers(rows: Sequence[_Row], at: int, counts: bool) -> _Fold:
     first, count = rows[at], _run(rows, at, _next)
     found = rows[at : at + count]
     plain = all(not row.note and not row.size for row in found)
-    if count <= (1 if plain else _FOLD) or first.kind not in ("event", "line", "text"):
+    if count <= (1 if plain else _FOLD) or first.kind not in _NAMED:
         return None
     same = all((row.note, row.size) == (first.note, first.size) for row in found)
     what = f"{first.what}..{found[-1].what}" if counts else f"{first.what}.. +"
@@ -186,7 +209,7 @@ def _equal(one: _Row, other: _Row) -> bool:
 
 
 def _alike(one: _Row, other: _Row) -> bool:
-    return one.sign == other.sign and one.kind == other.kind
+    return (one.sign, one.kind, one.late) == (other.sign, other.kind, other.late)
 
 
 def _next(one: _Row, other: _Row) -> bool:

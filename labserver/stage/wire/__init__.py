@@ -10,6 +10,7 @@ from labserver.stage.wire.exchange import Exchange, Lane, exchanges, is_keepaliv
 from labserver.stage.wire.frames import CLOSE_NAMES, close_name, parse_frame
 from labserver.stage.wire.label import counted, elide, hexed
 from labserver.stage.wire.parser import parse, parse_chunks
+from labserver.stage.wire.published import Match, Publication, trace
 from labserver.stage.wire.recording import Conversation, End, Read, Sender
 from labserver.stage.wire.sse import sse_blocks
 
@@ -21,6 +22,8 @@ __all__ = [
     "End",
     "Exchange",
     "Lane",
+    "Match",
+    "Publication",
     "Read",
     "Sender",
     "WireEvent",
@@ -35,4 +38,5 @@ __all__ = [
     "parse_chunks",
     "parse_frame",
     "sse_blocks",
+    "trace",
 ]

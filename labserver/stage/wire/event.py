@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from labserver.stage.wire.recording import Sender
 
-__all__ = ["DATA", "MESSAGES", "WireEvent"]
+__all__ = ["DATA", "MESSAGES", "Fate", "WireEvent"]
 
 DATA = ("text", "bytes", "event", "line")
 """Kinds of event that an application sends one by one."""
 
 MESSAGES = (*DATA, "body")
 """Kinds of event that carry a payload the application sent."""
+
+Fate = Literal["", "late", "replay", "missed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class WireEvent:
         id: an SSE event's id, None if it had none.
         name: an SSE event's type ("message" by default), the path of a request, the code or status of an answer.
         arrivals: of a body, when its pieces came, seconds, and how many bytes each; timing decides, pictures show it.
+        due: when it was published, seconds, if the tape was told (`Tape.published`); the label is then that one's.
+        fate: of what was published: "late", "replay" (sent again after a reconnect), "missed" (never came), or "".
     """
 
     at: float
@@ -50,10 +55,14 @@ class WireEvent:
     id: str | None = None
     name: str = ""
     arrivals: tuple[tuple[float, int], ...] = field(default=(), repr=False)
+    due: float | None = None
+    fate: Fate = ""
 
     @property
     def shown(self) -> str:
-        """The kind as a reader sees it: an event or line that reports an error is an "error"."""
+        """The kind as a reader sees it: what reports an error is an "error", what is sent again a "replay"."""
+        if self.fate == "replay":
+            return "replay"
         if self.kind == "event":
             return "error" if self.name == "error" else "event"
         return "error" if self.kind == "line" and _reports_error(self.data) else self.kind

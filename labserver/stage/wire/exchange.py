@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 
 from labserver.stage.wire.event import WireEvent
 
 __all__ = ["Exchange", "Lane", "exchanges", "is_keepalive", "lanes"]
 
 _KEEPALIVE = re.compile(r"^(|keep-?alive\b.*|ping\b.*|heart-?beat\b.*)$", re.IGNORECASE)
+_TWIN = re.compile(r"^/broken/[^/]+")  # where the lab has the twin of a pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,19 @@ class Exchange:
         return self.ending is not None and (self.ending.kind == "cut" or self.ending.name == "refused")
 
     @property
+    def hung_up(self) -> bool:
+        """Whether the server ended it in the middle: by a cut, or by a close that is not a normal one."""
+        end = self.first_end
+        if end is None or end.sender != "server":
+            return False
+        return end.kind == "cut" or (self.websocket and end.name not in ("1000", "1001"))
+
+    @property
+    def first_end(self) -> WireEvent | None:
+        """The event with which one side began to end it, None while it is open."""
+        return next((event for event in self.events if event.kind in ("close", "cut")), None)
+
+    @property
     def stop(self) -> float | None:
         """When it ended, None while it is open."""
         return self.ending.at if self.ending is not None else None
@@ -96,15 +111,28 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Exchanges of one client, one after the other: a stream and its reconnects are one lane."""
+    """Exchanges of one client, one after the other: a stream and its reconnects are one lane.
+
+    Attributes:
+        sub: what the client is, in a few words.
+        missed: what was published for it and never came, by the time of publishing.
+        published: of the lane that is no client: what was published.
+    """
 
     name: str
     exchanges: tuple[Exchange, ...]
     sub: str = ""
+    missed: tuple[WireEvent, ...] = ()
+    published: tuple[WireEvent, ...] = ()
 
     @property
     def events(self) -> list[WireEvent]:
         return [event for exchange in self.exchanges for event in exchange.events]
+
+    @property
+    def traced(self) -> bool:
+        """Whether it is known when some of it was published."""
+        return bool(self.missed) or any(event.due is not None for event in self.events)
 
 
 def is_keepalive(event: WireEvent) -> bool:
@@ -120,20 +148,34 @@ def exchanges(events: Sequence[WireEvent]) -> list[Exchange]:
     return [Exchange(tuple(group)) for _, group in sorted(groups.items(), key=lambda item: (item[1][0].at, item[0]))]
 
 
-def lanes(events: Sequence[WireEvent], names: Sequence[str] | None = None) -> list[Lane]:
+def lanes(
+    events: Sequence[WireEvent],
+    names: Sequence[str] | None = None,
+    paths: Sequence[str] = (),
+    by: str | None = None,
+) -> list[Lane]:
     """Lay exchanges into lanes: one that begins after another of the same path has ended continues its lane.
 
     Args:
         names: what to call the lanes, in order; by default "client", or "client 1" and so on.
+        paths: beginnings of paths, behind a `/broken/<name>` too; requests of others are left out. None: all are kept.
+        by: a query parameter or request header whose value says which client it is: its exchanges are a lane.
     """
+    found = [each for each in exchanges(events) if not paths or _is_at(each, tuple(paths))]
+    if by is not None:
+        return _by_client(found, by, names)
     rows: list[list[Exchange]] = []
-    for exchange in exchanges(events):
+    for exchange in found:
         row = next((row for row in rows if _continues(row[-1], exchange)), None)
         if row is None:
             rows.append([exchange])
         else:
             row.append(exchange)
     rows.sort(key=lambda row: (row[0].connection, row[0].events[0].exchange))
+    return _named(rows, names)
+
+
+def _named(rows: Sequence[Sequence[Exchange]], names: Sequence[str] | None) -> list[Lane]:
     given = list(names or [])
     given += ["client"] if not given and len(rows) == 1 else [f"client {n + 1}" for n in range(len(given), len(rows))]
     return [Lane(name, tuple(row)) for name, row in zip(given, rows, strict=False)]
@@ -141,3 +183,26 @@ def lanes(events: Sequence[WireEvent], names: Sequence[str] | None = None) -> li
 
 def _continues(last: Exchange, following: Exchange) -> bool:
     return last.path == following.path and last.stop is not None and last.stop <= following.start
+
+
+def _is_at(exchange: Exchange, paths: tuple[str, ...]) -> bool:
+    path = exchange.path
+    return path.startswith(paths) or _TWIN.sub("", path).startswith(paths)
+
+
+def _by_client(found: Sequence[Exchange], by: str, names: Sequence[str] | None) -> list[Lane]:
+    rows: dict[str, list[Exchange]] = {}
+    for exchange in found:
+        rows.setdefault(_client(exchange, by), []).append(exchange)
+    return _named(list(rows.values()), [*(names or []), *list(rows)[len(names or []) :]])
+
+
+def _client(exchange: Exchange, by: str) -> str:
+    """Return the value of a request's query parameter or header, "client" without one."""
+    request = exchange.request
+    if request is None:
+        return "client"
+    if found := parse_qs(request.name.partition("?")[2]).get(by):
+        return found[0]
+    header = re.search(rb"\r\n" + re.escape(by.encode()) + rb":[ \t]*([^\r\n]*)", request.raw, re.IGNORECASE)
+    return header.group(1).decode("latin-1").strip() if header else "client"
