@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from copy import copy
@@ -42,6 +42,7 @@ WANTED: dict[str, tuple[tuple[type, ...], str]] = {  # what uvicorn itself would
     "host": ((str,), "a str, such as '127.0.0.1'"),
     "port": ((int,), "an int, without quotes"),
     "timeout_graceful_shutdown": ((int, float, NoneType), "a number of seconds, or None"),
+    "socket_options": ((list, tuple), "a list of (level, option, value), as socket.setsockopt takes them"),
 }
 
 
@@ -238,7 +239,7 @@ class Engine:
     Args:
         app: an ASGI application, not a string or a factory.
         log: what is logged goes there.
-        options: of `uvicorn.Config`, after `check_options`; `host` and `port` say where to bind.
+        options: of `uvicorn.Config`, after `check_options`; `host` and `port` say where to bind, `socket_options` how.
 
     Raises:
         LabError: the port is in use, or uvicorn can't use an option.
@@ -258,7 +259,7 @@ class Engine:
             self._loop_factory = _loop_factory(config)
         self._server = _Server(config, self.started.set)
         self.tls = config.is_ssl
-        self._socket = _bind(config.host, config.port)
+        self._socket = _bind(config.host, config.port, options.get("socket_options", ()))
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
 
     def run(self) -> None:
@@ -384,6 +385,7 @@ def check_options(options: dict[str, Any]) -> None:
 def _config(app: Any, options: dict[str, Any]) -> uvicorn.Config:
     chosen: dict[str, Any] = {"port": 0, "log_level": "info"} | options
     chosen.pop("access_log", None)  # a Log's affair: uvicorn would switch it off for every server
+    chosen.pop("socket_options", None)  # the listening socket is ours
     try:
         config = uvicorn.Config(app, log_config=None, workers=1, **chosen)
     except TypeError as error:
@@ -415,12 +417,13 @@ def _unusable(options: dict[str, Any], error: BaseException) -> LabError:
     return LabError(f"uvicorn can't use {named} ({why}): correct it or leave it out.")
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, socket_options: Sequence[tuple[int, int, int]] = ()) -> socket.socket:
     """Return a listening socket: clients that connect from now on wait for the server instead of being refused."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if port and os.name == "posix":  # a port just left is free again; on Windows the option means something else
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _set_options(listener, socket_options)
         listener.bind((host, port))
         listener.listen(2048)
     except (OSError, OverflowError) as error:
@@ -430,3 +433,12 @@ def _bind(host: str, port: int) -> socket.socket:
             f"Can't listen on {host} port {port} ({reason}): stop what uses it, or leave out port= to get a free one."
         ) from None
     return listener
+
+
+def _set_options(listener: socket.socket, options: Sequence[tuple[int, int, int]]) -> None:
+    for each in options:
+        try:
+            listener.setsockopt(*each)
+        except (OSError, TypeError, OverflowError) as error:
+            listener.close()
+            raise LabError(f"socket_options: the system refuses {each!r} ({one_line(error)}): leave it out.") from None

@@ -274,7 +274,9 @@ def start(
             be found by import.
         settings: what `Depends(get_settings)` gives to the endpoints of this app and of those mounted in it.
         uvicorn_options: of `uvicorn.Config`. Without `port` a free one is used; with `timeout_graceful_shutdown` the
-            server stops as uvicorn does and not at once; `ws_max_size` is `settings.message_max_bytes`.
+            server stops as uvicorn does and not at once; `ws_max_size` is `settings.message_max_bytes`. And one of the
+            stage's own: `socket_options`, a list of (level, option, value) for the listening socket, from which each
+            connection inherits them: SO_SNDBUF is how much the system holds for a client that does not read.
 
     Raises:
         LabError: the port is in use, the app does not start or can't be found, an option is none or can't be used.

@@ -14,11 +14,17 @@ _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # close(
 
 
 def prepare(writer: asyncio.StreamWriter) -> None:
-    """Send at once what is written, and let `drain` wait when more than `READ` bytes are not sent yet."""
+    """Send at once what is written, let `drain` wait when more than `READ` bytes are not sent yet, and hold little.
+
+    The system would let its buffers for the two sockets of a proxy grow to many megabytes, which hides from a server
+    for long that its client does not read.
+    """
     writer.transport.set_write_buffer_limits(high=READ)
     sock = writer.get_extra_info("socket")
     with suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, READ)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ)
 
 
 async def close(*sides: asyncio.StreamWriter) -> None:

@@ -544,11 +544,43 @@ def test_options_without_meaning_here_are_refused(option: str) -> None:
         start(plain, **{option: True})
 
 
+def test_socket_options_bound_what_the_system_holds_for_a_client_that_does_not_read() -> None:
+    app, held = FastAPI(), [0]
+
+    @app.get("/endless")
+    async def endless() -> StreamingResponse:
+        async def stream() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 10_000
+                held[-1] += 10_000
+                await asyncio.sleep(0)  # its end is noticed here
+
+        return StreamingResponse(stream())
+
+    for options in ([], [(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)]):
+        held.append(0)
+        live = start(app, socket_options=options)
+        with socket.create_connection((live.host, live.port)) as client:
+            client.sendall(b"GET /endless HTTP/1.1\r\nHost: test\r\n\r\n")
+            before = -1
+            while not 0 < held[-1] == before:  # until nothing more is taken
+                before = held[-1]
+                time.sleep(0.3)
+    assert 0 < held[2] < held[1] / 2
+
+
+@pytest.mark.parametrize("option", [(1, 2), (socket.SOL_SOCKET, 1 << 20, 1), 3], ids=str)
+def test_a_socket_option_that_the_system_does_not_know_is_one_sentence(option: Any) -> None:
+    with pytest.raises(LabError, match="socket_options: the system refuses"):
+        start(plain, socket_options=[option])
+
+
 @pytest.mark.parametrize("process", [False, True])
 @pytest.mark.parametrize(
     "option",
     [
         {"port": "8000"},
+        {"socket_options": 1},
         {"host": 1},
         {"timeout_graceful_shutdown": "x"},
         {"ws": "nope"},

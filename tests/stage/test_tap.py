@@ -130,7 +130,7 @@ async def test_a_client_that_stopped_reading_is_hung_up_on() -> None:
     async with server:
         async with Tape("127.0.0.1", port, max_bytes=1000) as tape:
             client = socket.create_connection(("127.0.0.1", int(tape.url.rpartition(":")[2])), timeout=2)
-            await until(lambda: tape.dropped > 1_000_000)
+            await until(lambda: tape.dropped > 100_000)  # the tap itself holds little
         with client, pytest.raises(ConnectionResetError):
             await asyncio.to_thread(_read_to_the_end, client)
 
