@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from labserver.settings import Settings, get_settings
 
 PATTERN = "files"
-WRONG = "A semicolon in a name begins a new parameter, a line break or a letter beyond Latin-1 is a 500."
+WRONG = "A semicolon in a name begins a parameter of its own; a letter beyond Latin-1 is a 500, a line break no answer."
 
 ROWS = 5_000  # of a report, in one chunk: some 80 KiB, and two milliseconds that nobody else gets
 ASKED = ("range", "if-range", "if-none-match", "if-modified-since")  # of the client's headers, what an upstream sees
