@@ -25,7 +25,6 @@ __all__ = ["FaultProxy", "fault_proxy"]
 HELD = 1 << 20  # bytes on their way in one line: enough that a delay does not narrow it below some MB/s
 FLUSH = 1.0  # seconds a client has to take its last bytes before a cut
 PULSE = 0.002  # seconds between two looks whether it has
-AGAIN = 0.05  # seconds until the next try, when a connection could not be accepted
 SLICES = 50  # pieces a second in which a throttled line delivers
 
 
@@ -204,11 +203,11 @@ class FaultProxy(Proxy):
         self.port = self._listener.getsockname()[1]
         self._changed = asyncio.Event()
         self._loop = background.loop()
-        self._accepting = background.submit(self._accept())
+        background.run(self._open())
 
     @property
     def alive(self) -> bool:
-        return not self._accepting.done() and self._loop.is_running()
+        return self._listener.fileno() >= 0 and self._loop.is_running()
 
     @property
     def connections(self) -> int:
@@ -250,18 +249,17 @@ class FaultProxy(Proxy):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
 
-    async def _accept(self) -> None:
-        # not by start_server: closing it loses, and leaves open, the connections that it is about to accept
-        with self._listener:
-            while True:
-                try:
-                    sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
-                except OSError:  # the client has left again, or there are too many open files for now
-                    await asyncio.sleep(AGAIN)
-                    continue
-                task = asyncio.create_task(self._connection(sock))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    async def _open(self) -> None:
+        # not start_server or sock_accept: a stop leaves connections open that these are about to accept
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # it has left again, or there are too many open files for now
+            sock, _ = self._listener.accept()
+            task = self._loop.create_task(self._connection(sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: sock.close())  # a task that is cancelled before it begins does nothing
 
     async def _wake(self) -> None:
         self._changed.set()
@@ -275,6 +273,7 @@ class FaultProxy(Proxy):
         return len(links)
 
     async def _close(self) -> None:
+        self._loop.remove_reader(self._listener)
         await self._cut()
         for task in self._tasks:
             task.cancel()
@@ -282,27 +281,26 @@ class FaultProxy(Proxy):
             await asyncio.wait(self._tasks, timeout=2)
 
     def _stop(self) -> bool:
-        self._accepting.cancel()
-        if self._loop.is_running():
+        if self.alive:
             with suppress(TimeoutError):
                 background.run(self._close())
+        self._listener.close()
         return True
 
     async def _connection(self, sock: socket.socket) -> None:
-        with sock:
-            client = await asyncio.open_connection(sock=sock, limit=READ)
+        client = await asyncio.open_connection(sock=sock, limit=READ)
+        try:
+            server = await asyncio.open_connection(self._target.host, self._target.port, limit=READ)
+            link = Link(self, client, server)
+            self._links.add(link)
             try:
-                server = await asyncio.open_connection(self._target.host, self._target.port, limit=READ)
-                link = Link(self, client, server)
-                self._links.add(link)
-                try:
-                    await link.run()
-                finally:
-                    self._links.discard(link)
-            except OSError:
-                pass  # nobody listens there: a reset says so
+                await link.run()
             finally:
-                reset(client[1])
+                self._links.discard(link)
+        except OSError:
+            pass  # nobody listens there: a reset says so
+        finally:
+            reset(client[1])
 
 
 def fault_proxy(
