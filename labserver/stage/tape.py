@@ -13,7 +13,7 @@ from typing import Literal
 from labserver.errors import LabError
 from labserver.settings import get_settings
 from labserver.stage import background, wire
-from labserver.stage.pictures import microscope, panels
+from labserver.stage.pictures import microscope, panels, twin
 from labserver.stage.pictures.panels import Layout
 from labserver.stage.rich import Picture
 from labserver.stage.tap import Tap
@@ -215,6 +215,7 @@ class Tape:
         by: str | None = None,
         counts: bool = True,
         keepalives: Literal["once", "between"] = "once",
+        idle_limit: float | None = None,
         late: float | None = None,
         match: Match | None = None,
     ) -> str:
@@ -224,10 +225,10 @@ class Tape:
             names: what to call the lanes; by default "client", "client 1" and so on.
             counts: False where timing decides how many messages pass: a run of them then ends in `+`.
             keepalives: "once" says per exchange that there were some; "between" says between which events.
-            paths, by, late, match: see `show`.
+            paths, by, idle_limit, late, match: see `show`.
         """
         found = self.lanes(names=names, paths=paths, by=by, late=late, match=match)
-        return panels.text(self.name, [("", found)], counts, keepalives)
+        return twin.text(self.name, [("", found)], counts=counts, keepalives=keepalives, idle_limit=idle_limit)
 
     def show(
         self,
@@ -254,7 +255,8 @@ class Tape:
             names, counts, keepalives: see `text`.
             paths: draw only requests whose path begins with one of these: ("/ws/rooms",).
             by: query parameter or request header that says which client it is, when several reconnect to one path.
-            idle_limit: seconds of silence after which a proxy would hang up; draws its idle clock (lanes only).
+            idle_limit: seconds of silence after which a proxy would hang up; draws its idle clock (lanes only), and
+                says whether the silence reaches it.
             late: seconds; what came later than that after it was `published` is marked.
             match: `match(label, event)` says which event was published as `label`; by default the one whose SSE id
                 or data it is, or whose data holds it as a word.

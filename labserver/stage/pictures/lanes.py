@@ -126,7 +126,7 @@ def _panels(scene: Scene, panels: Panels) -> float:
             top += 28
         for lane in clients:
             bottom = _lane(scene, lane, top, source)
-            top = top + 28 if scene.dense else max(top + 88, bottom + 46)
+            top = top + 28 if scene.dense else max(top + 88, bottom + (56 if scene.idle else 46))
         if panel:
             top += 44 if scene.dense else 0
             grids.append((first - 28, bottom + 16))

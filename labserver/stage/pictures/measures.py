@@ -93,15 +93,14 @@ def idle_clock(scene: Scene, views: Sequence[View], top: float) -> float:
 def _clock(scene: Scene, view: View, high: float, base: float) -> None:
     """Draw the clock of one exchange: it climbs in silence and falls with each byte."""
     sheet, axis, limit = scene.sheet, scene.axis, scene.idle or 1.0
-    events = view.exchange.events
-    heard = {event.at for event in events if event.kind not in ("cut", "close")}
-    times = sorted({view.exchange.start, view.stop} | heard)
-    d, reach = f"M{axis.x(times[0]):.1f} {base:.1f}", base
-    for a, b in pairwise(times):
+    gaps = view.exchange.silences
+    gaps += [(gaps[-1][1] if gaps else view.exchange.start, view.stop)] if view.exchange.stop is None else []
+    d, reach = f"M{axis.x(view.exchange.start):.1f} {base:.1f}", base
+    for a, b in gaps:
         reach = base - min((b - a) / limit, 1.0) * (base - high)
         d += f"L{axis.x(b):.1f} {reach:.1f}V{base:.1f}"
     sheet.path(d + "Z", fill="band", stroke="mute", width=1.25)
     end = view.exchange.ending
-    if end is not None and end.kind == "cut" and len(times) > 1 and times[-1] - times[-2] >= 0.9 * limit:
-        sheet.line(axis.x(times[-2]), base, axis.x(times[-1]), reach, "hot", 2)
-        sheet.circle(axis.x(times[-1]), reach, 4, "hot")
+    if end is not None and end.kind == "cut" and gaps and gaps[-1][1] - gaps[-1][0] >= 0.9 * limit:
+        sheet.line(axis.x(gaps[-1][0]), base, axis.x(gaps[-1][1]), reach, "hot", 2)
+        sheet.circle(axis.x(gaps[-1][1]), reach, 4, "hot")

@@ -8,15 +8,10 @@ from labserver.stage.pictures import ladder, lanes, twin
 from labserver.stage.rich import Picture
 from labserver.stage.wire import Lane
 
-__all__ = ["Layout", "picture", "text"]
+__all__ = ["Layout", "picture"]
 
 Layout = Literal["auto", "ladder", "lanes"]
 Panels = Sequence[tuple[str, Sequence[Lane]]]
-
-
-def text(name: str, panels: Panels, counts: bool, keepalives: str) -> str:
-    """Return the text twin of panels."""
-    return twin.text(name, panels, counts=counts, keepalives=keepalives)
 
 
 def picture(
@@ -31,10 +26,11 @@ def picture(
 ) -> Picture:
     """Return the picture of panels, each a head (empty for one without) and its lanes."""
     if _is_ladder(layout, panels):
-        only = [(head, _clients(panel)) for head, panel in panels]
-        return ladder.draw(name, only, text(name, panels, counts, keepalives), headline, note)
+        words = twin.text(name, panels, counts=counts, keepalives=keepalives)
+        return ladder.draw(name, [(head, _clients(panel)) for head, panel in panels], words, headline, note)
     named = [_named(head, panel) for head, panel in panels]
-    return lanes.draw(name, named, text(name, named, counts, keepalives), headline, note, idle_limit)
+    words = twin.text(name, named, counts=counts, keepalives=keepalives, idle_limit=idle_limit)
+    return lanes.draw(name, named, words, headline, note, idle_limit)
 
 
 def _is_ladder(layout: Layout, panels: Panels) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from labserver.stage.wire import DATA, Exchange, Lane, WireEvent, counted, is_keepalive
 
-__all__ = ["lines", "text"]
+__all__ = ["text"]
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 _SIGNS = {"cut": "x", "lost": ".", "full": "~"}
@@ -23,19 +23,22 @@ def text(
     *,
     counts: bool = True,
     keepalives: str = "once",
+    idle_limit: float | None = None,
 ) -> str:
     """Return the text twin of lanes, or of several panels of lanes, each under its `== head ==`.
 
     Args:
         counts: False where timing decides how many messages pass: a run of them then ends in `+`.
         keepalives: "once" says per exchange that there were some, "between" says between which events.
+        idle_limit: seconds; says whether the silence of each exchange reaches it.
     """
+    how = _How(counts, keepalives, idle_limit)
     out = [name, ""]
     for head, panel in panels:
         if head:
             out += [f"== {head} ==", ""]
         brief = len(panel) > 2 and any(lane.published for lane in panel)
-        told = [(lane, lines(lane, counts=counts, keepalives=keepalives, brief=brief)) for lane in panel]
+        told = [(lane, _lines(lane, replace(how, brief=brief))) for lane in panel]
         for heading, body in _merged(told):
             out += [heading, *body, ""]
         if not panel:
@@ -84,17 +87,44 @@ class _Row:
         return line + ("  late" if self.late else "")
 
 
-def lines(lane: Lane, *, counts: bool = True, keepalives: str = "once", brief: bool = False) -> list[str]:
-    """Return the lines of the text twin that tell one lane; `brief` leaves out its first open and normal closes."""
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a lane is told; see `text`. `brief` leaves out its first open and normal closes."""
+
+    counts: bool = True
+    keepalives: str = "once"
+    idle_limit: float | None = None
+    brief: bool = False
+
+
+def _lines(lane: Lane, how: _How) -> list[str]:
+    """Return the lines of the text twin that tell one lane."""
+    counts = how.counts
     rows = _folded([_Row(">", event.kind, event.label) for event in lane.published], counts)
     for number, exchange in enumerate(lane.exchanges):
-        found = exchange if not brief else _brief(exchange, again=number > 0)
-        rows += _folded(_rows(found, again=number > 0, keepalives=keepalives), counts)
+        found = exchange if not how.brief else _brief(exchange, again=number > 0)
+        told = _rows(found, again=number > 0, keepalives=how.keepalives)
+        rows += _folded(_with_silence(told, exchange, how.idle_limit), counts)
         following = lane.exchanges[number + 1] if number + 1 < len(lane.exchanges) else None
         rows += _folded(_missed(lane, exchange, following), counts)
         if following is not None and exchange.torn and lane.traced:
             rows.append(_Row("~", "measure", "offline"))
     return [row.render() for row in rows] or ["  (nothing)"]
+
+
+def _with_silence(rows: list[_Row], exchange: Exchange, limit: float | None) -> list[_Row]:
+    """Say, before a cut or at the end, whether the silence of an exchange reached a proxy's limit."""
+    longest = max((stop - start for start, stop in exchange.silences), default=0.0)
+    if limit is None or exchange.refused:
+        return rows
+    if not exchange.torn:
+        words = "silence stays below the limit" if longest <= limit else "silence goes beyond the limit"
+        return [*rows, _Row("~", "measure", words)]
+    start, stop = exchange.silences[-1] if exchange.silences else (0.0, 0.0)
+    if stop - start < 0.9 * limit:
+        return rows
+    at = next((index for index, row in enumerate(rows) if row.sign == "x"), len(rows))
+    return [*rows[:at], _Row("~", "measure", "silence reaches the limit"), *rows[at:]]
 
 
 def _brief(exchange: Exchange, again: bool) -> Exchange:

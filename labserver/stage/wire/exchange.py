@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from urllib.parse import parse_qs
 
 from labserver.stage.wire.event import WireEvent
@@ -102,6 +103,13 @@ class Exchange:
     def stop(self) -> float | None:
         """When it ended, None while it is open."""
         return self.ending.at if self.ending is not None else None
+
+    @property
+    def silences(self) -> list[tuple[float, float]]:
+        """From when to when nothing passed, seconds, from its start to its end."""
+        heard = {event.at for event in self.events if event.kind not in ("cut", "close")}
+        times = sorted({self.start, *heard, *([self.stop] if self.stop is not None else [])})
+        return list(pairwise(times))
 
     @property
     def complete(self) -> bool:
