@@ -1,0 +1,55 @@
+"""Misconception: an event is a line."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, NamedTuple
+
+from fastapi import FastAPI, HTTPException, Query
+from fastapi.responses import StreamingResponse
+
+FAILS = {"events_in_order", "line_breaks", "any_text", "one_by_one", "done", "error"}
+
+MARKETS = {"lisbon", "nairobi", "osaka"}
+
+
+class Line(NamedTuple):
+    number: int
+    name: str
+    text: str
+
+
+async def read_market(market: str, notes: tuple[str, ...], fail_after: int | None) -> AsyncIterator[Line]:
+    if market not in MARKETS:
+        raise ConnectionError("no line to this market")
+    said = [("price", "ACME 12.50"), *(("note", note) for note in notes), ("price", "ACME 12.75")]
+    for number, (name, text) in enumerate(said, start=1):
+        if fail_after is not None and number > fail_after:
+            raise ConnectionError("the line to the market broke")
+        yield Line(number, name, text)
+        await asyncio.sleep(0.05)
+
+
+app = FastAPI()
+
+
+def encode(line):
+    data = "".join(f"data: {part}\n" for part in re.split(r"\r\n|\r|\n", line.text))
+    return f"id: {line.number}\nevent: {line.name}\n{data}"
+
+
+@app.get("/prices/{market}")
+async def prices(market: str, note: Annotated[tuple[str, ...], Query()] = (), fail_after: int | None = None):
+    if market not in MARKETS:
+        raise HTTPException(404, "no such market")
+
+    async def stream():
+        try:
+            async for line in read_market(market, note, fail_after):
+                yield encode(line)
+            yield "event: done\ndata: closed\n"
+        except ConnectionError as error:
+            yield f"event: error\ndata: {error}\n"
+
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
