@@ -74,17 +74,16 @@ def _is_dense(panel: Sequence[Lane]) -> bool:
 
 
 def _axis(every: Sequence[Lane], span: float, dense: bool) -> Axis:
-    """Choose the span so that the label of each last end has room at its right."""
-    span = max(span, 0.001)
-    if dense:
-        axes = [Axis(span * factor, VERDICT - 16) for factor in (1.04, 1.1, 1.2, 1.35)]
-        return next((axis for axis in axes if not any(_crowded(lane, axis) for lane in every)), axes[0])
-    return Axis(max([span, *(_span(lane) for lane in every)]))
+    """Choose the span so that the last marks have room side by side, and at their right the label of an end."""
+    least = max(span, 0.001) * 1.04 if dense else max([span, 0.001, *(_span(lane) for lane in every)])
+    axes = [Axis(least * factor, VERDICT - 16 if dense else RIGHT) for factor in (1.0, 1.06, 1.15, 1.3)]
+    return next((axis for axis in axes if not any(_crowded(lane, axis, dense) for lane in every)), axes[0])
 
 
-def _crowded(lane: Lane, axis: Axis) -> bool:
+def _crowded(lane: Lane, axis: Axis, dense: bool) -> bool:
     """Whether marks of a lane that are not too many find no room."""
-    return any(view.crowded and len(marked(view.exchange)) <= MANY for view in views(lane, axis, False, True))
+    found = views(lane, axis, not dense and by_size(lane), dense)
+    return any(view.crowded and len(marked(view.exchange)) <= MANY for view in found)
 
 
 def _span(lane: Lane) -> float:
