@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Response, WebSocket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -354,6 +354,7 @@ async def test_a_new_one_replaces_the_one_of_its_name_and_rescue_stops_all() -> 
         ({"delay": float("nan")}, "delay=nan can't be"),
         ({"throttle": 0}, "throttle=0 can't be: pass bytes per second"),
         ({"throttle": "fast"}, "throttle='fast' can't be"),
+        ({"idle_timeout": 0}, "idle_timeout=0 can't be: pass seconds"),
         ({"black_hole": 1}, "black_hole=1 can't be: pass True or False."),
         ({"half_open": None}, "half_open=None can't be"),
         ({"name": ""}, "name='' is no name"),
@@ -362,6 +363,30 @@ async def test_a_new_one_replaces_the_one_of_its_name_and_rescue_stops_all() -> 
 def test_a_wrong_value_says_what_to_pass(faults: dict[str, Any], said: str) -> None:
     with pytest.raises(LabError, match=f"^{re.escape(said)}"):
         fault_proxy("http://127.0.0.1:1", **faults)
+
+
+async def test_an_idle_connection_is_hung_up_on_and_a_busy_one_is_not() -> None:
+    app = FastAPI()
+    ended: list[str] = []
+
+    @app.websocket("/{name}")
+    async def echo(websocket: WebSocket, name: str) -> None:
+        await websocket.accept()
+        async for text in websocket.iter_text():
+            await websocket.send_text(text)
+        ended.append(name)
+
+    with start(app, name="echo") as live, fault_proxy(live, idle_timeout=0.3) as proxy:
+        began = time.monotonic()
+        async with connect(f"{proxy.ws_url}/quiet") as quiet, connect(f"{proxy.ws_url}/busy") as busy:
+            while time.monotonic() < began + 1.0:
+                await busy.send("x")
+                assert await busy.recv() == "x"
+                await asyncio.sleep(0.02)
+            assert quiet.close_code == 1006
+            await until(lambda: ended == ["quiet"])
+            assert proxy.connections == 1
+        assert busy.close_code == 1000
 
 
 def test_a_wrong_change_changes_nothing() -> None:

@@ -24,6 +24,7 @@ __all__ = ["FaultProxy", "fault_proxy"]
 
 HELD = 1 << 20  # bytes on their way in one line: enough that a delay does not narrow it below some MB/s
 FLUSH = 1.0  # seconds a client has to take its last bytes before a cut
+IDLE_PULSE = 0.02  # seconds between two looks whether a connection is idle
 PULSE = 0.002  # seconds between two looks whether it has
 SLICES = 50  # pieces a second in which a throttled line delivers
 
@@ -37,6 +38,7 @@ class Faults:
     throttle: float | None = None
     black_hole: bool = False
     half_open: bool = False
+    idle_timeout: float | None = None
 
     def __post_init__(self) -> None:
         number, none = (int, float), type(None)
@@ -44,6 +46,7 @@ class Faults:
             ("cut_after", (int, none), 0, "bytes, such as 1000, or None"),
             ("delay", number, 0, "seconds, such as 0.2"),
             ("throttle", (*number, none), 1, "bytes per second, such as 10_000, or None"),
+            ("idle_timeout", (*number, none), 0.001, "seconds, such as 1.0, or None"),
         ):
             value: Any = getattr(self, name)
             right = isinstance(value, kinds) and not isinstance(value, bool)
@@ -99,6 +102,7 @@ class Link:
         self._proxy = proxy
         self._sides = (client[1], server[1])
         self._answered = 0  # bytes delivered to the client
+        self._heard_at = time.monotonic()  # when a byte last came, from either side
         self._tasks = [asyncio.create_task(run) for run in (*self._line(client, server), *self._line(server, client))]
         self._up, self._down = self._tasks[1], self._tasks[3]
         for side in self._sides:
@@ -110,10 +114,11 @@ class Link:
 
     async def run(self) -> None:
         """Pass on until it ends."""
+        watch = asyncio.create_task(self._hang_up_when_idle())
         try:
             await asyncio.wait([self._up, self._down])
         finally:
-            for task in self._tasks:
+            for task in (watch, *self._tasks):
                 task.cancel()
             await close(*self._sides)
 
@@ -124,9 +129,20 @@ class Link:
         for task in self._tasks:
             task.cancel()
 
+    async def _hang_up_when_idle(self) -> None:
+        """End both directions when nothing came for `idle_timeout` seconds, without a word, as proxies do."""
+        while True:
+            limit = self._proxy.faults.idle_timeout
+            if limit is not None and time.monotonic() - self._heard_at >= limit:
+                self._up.cancel()
+                self._down.cancel()
+                return
+            await asyncio.sleep(IDLE_PULSE)
+
     async def _take(self, source: asyncio.StreamReader, line: Line) -> None:
         try:
             while data := await source.read(READ):
+                self._heard_at = time.monotonic()
                 await line.put(Item(time.monotonic(), data))
             await line.put(Item(time.monotonic()))
         except OSError:
@@ -311,6 +327,7 @@ def fault_proxy(
     throttle: float | None = None,
     black_hole: bool = False,
     half_open: bool = False,
+    idle_timeout: float | None = None,
     name: str = "faults",
 ) -> FaultProxy:
     """Put a faulty network in front of a server and return at once. A proxy of the same name is stopped first.
@@ -325,11 +342,12 @@ def fault_proxy(
         half_open: bytes arrive, ends do not. When the client leaves, orderly or by a reset, the server is not told,
             and what it sends then is held and lost; when the server ends or resets, the client keeps an open, silent
             connection. The ends arrive once `set(half_open=False)`.
+        idle_timeout: seconds without a byte from either side after which it hangs up on both, as nginx does after 60.
         name: two names are two proxies side by side.
 
     Raises:
         LabError: the upstream does not run, or a value can't be.
     """
     target = upstream_of(upstream)
-    faults = Faults(cut_after, delay, throttle, black_hole, half_open)
+    faults = Faults(cut_after, delay, throttle, black_hole, half_open, idle_timeout)
     return base.replace(name, lambda: FaultProxy(name, target, faults))
