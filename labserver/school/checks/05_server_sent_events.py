@@ -251,8 +251,7 @@ async def listen(answer: AnswerUnderTest, notes: Sequence[str], fail_after: int 
     Raises:
         Failed: if it is no 200, or does not end.
     """
-    query: list[tuple[str, str | int]] = [("note", note) for note in notes]
-    query += [("fail_after", fail_after)] if fail_after is not None else []
+    query = {"note": list(notes)} | ({"fail_after": [str(fail_after)]} if fail_after is not None else {})
     expected = "a feed from GET /prices/lisbon that ends with the market's last line"
     try:
         async with (
@@ -271,7 +270,8 @@ async def listen(answer: AnswerUnderTest, notes: Sequence[str], fail_after: int 
 
 async def read(response: httpx.Response) -> Feed:
     """Take the body apart as it comes."""
-    body, events, whole = b"", [], True
+    body, whole = b"", True
+    events: list[Event] = []
     clock = asyncio.get_running_loop().time
     try:
         async for piece in response.aiter_bytes():
