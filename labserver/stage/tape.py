@@ -204,7 +204,7 @@ class Tape:
     ) -> list[Lane]:
         """Return the exchanges by client, and what became of what was published; for the arguments see `show`."""
         start = self._tap.first
-        published = [Publication(max(at - start, 0.0) if start else 0.0, label) for at, label in self._published]
+        published = [Publication(at - start if start else 0.0, label) for at, label in self._published]
         return trace(wire.lanes(self.events, names, paths, by), published, late, match)
 
     def text(

@@ -14,6 +14,7 @@ from labserver.stage.wire import DATA, Lane, WireEvent, counted, elide
 __all__ = ["above", "end_label", "ending", "error", "name", "request", "short_ids", "texts", "verdict"]
 
 _NAME_ROOM = LEFT - MARGIN - 10
+_VERDICT_ROOM = WIDTH - VERDICT - 8
 
 
 def name(scene: Scene, lane: Lane, middle: float, default: str) -> None:
@@ -160,11 +161,12 @@ def verdict(sheet: Sheet, lane: Lane, middle: float) -> None:
     text = bad.label if bad is not None else ""
     if lane.missed:
         lost = f"{len(lane.missed)} lost"
-        text = lost if not bad else f"{' '.join(text.split()[:2])}, {lost}"
+        both = f"{' '.join(text.split()[:2])}, {lost}"
+        text = both if bad and width(both, weight=600) <= _VERDICT_ROOM else lost
     elif not bad and (worst := fates.worst(lane.events)):
         text = f"{duration(fates.lateness(worst))} late"
     if text:
-        sheet.text(VERDICT, middle + 4, fit(text, 140, weight=600), role="hot", weight=600)
+        sheet.text(VERDICT, middle + 4, fit(text, _VERDICT_ROOM, weight=600), role="hot", weight=600)
     else:
         sheet.text(VERDICT, middle + 4, _received(lane), role="mute")
 

@@ -130,7 +130,7 @@ def _with_silence(rows: list[_Row], exchange: Exchange, limit: float | None) -> 
 def _brief(exchange: Exchange, again: bool) -> Exchange:
     """Return an exchange without what goes without saying among many clients."""
     kept = [event for event in exchange.events if event is not exchange.answer or exchange.failed]
-    kept = [event for event in kept if event.kind != "close" or exchange.hung_up]
+    kept = [event for event in kept if event.kind != "close" or (exchange.hung_up and event is exchange.first_end)]
     return Exchange(tuple(event for event in kept if again or event is not exchange.request))
 
 

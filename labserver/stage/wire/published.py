@@ -18,7 +18,7 @@ _STREAMS = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Something was published at `at`, seconds since the tape's first byte, and is known by its label."""
+    """Something was published at `at`, seconds since the tape's first byte (or before it), known by its label."""
 
     at: float
     label: str
@@ -42,7 +42,9 @@ def trace(
         return list(lanes)
     known = _by_default(lanes) if match is None else match
     traced = [_lane(lane, published, late, known) for lane in lanes]
-    events = tuple(WireEvent(each.at, 0, 0, "client", "event", each.label, data=each.label) for each in published)
+    events = tuple(
+        WireEvent(max(each.at, 0.0), 0, 0, "client", "event", each.label, data=each.label) for each in published
+    )
     source = Lane("published", (), published=events)
     return [*traced, source] if len(traced) == 1 else [source, *traced]
 
@@ -108,6 +110,8 @@ def _fate(event: WireEvent, exchange: Exchange, due: float, late: float | None) 
 
 def _expected(lane: Lane, at: float) -> bool:
     """Whether a lane should have received what was published then: it listened, or was cut off, or came back."""
+    if any(event.kind == "full" for event in lane.events):
+        return False  # nobody knows what came after the tape was full
     listening = [exchange for exchange in lane.exchanges if _listens(exchange)]
     before = [exchange for exchange in listening if exchange.start <= at]
     if not before:

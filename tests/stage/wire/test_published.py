@@ -102,6 +102,12 @@ def test_a_publisher_is_no_listener(record) -> None:  # type: ignore[no-untyped-
     assert not traced(refused).missed
 
 
+def test_a_full_tape_does_not_know_what_is_missed(record) -> None:  # type: ignore[no-untyped-def]
+    events = record.stream(sse([1, 2]))
+    full = replace(events[-1], kind="full", label="tape full", sender="server")
+    assert not traced([*events, full]).missed
+
+
 def test_nothing_published_changes_nothing(record) -> None:  # type: ignore[no-untyped-def]
     found = lanes(record.stream(sse([1])))
     assert trace(found, []) == found
