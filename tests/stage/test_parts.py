@@ -36,6 +36,7 @@ def test_a_missing_part_says_what_to_do(name: str, monkeypatch: pytest.MonkeyPat
     assert part.reason.endswith(".")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the lab stages no nginx on Windows")
 def test_a_program_on_path_is_taken_where_no_package_brings_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bare(monkeypatch, tmp_path)
     program = tmp_path / "nginx"
