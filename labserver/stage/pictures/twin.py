@@ -28,7 +28,7 @@ def text(
     """Return the text twin of lanes, or of several panels of lanes, each under its `== head ==`.
 
     Args:
-        counts: False where timing decides how many messages pass: a run of them then ends in `+`.
+        counts: False where timing decides how many messages pass: a run of them then ends in `+`, as do pings and pongs.
         keepalives: "once" says per exchange that there were some, "between" says between which events.
         idle_limit: seconds; says whether the silence of each exchange reaches it.
     """
@@ -102,8 +102,10 @@ def _lines(lane: Lane, how: _How) -> list[str]:
     counts = how.counts
     rows = _folded([_Row(">", event.kind, event.label) for event in lane.published], counts)
     for number, exchange in enumerate(lane.exchanges):
-        found = exchange if not how.brief else _brief(exchange, again=number > 0)
+        listens = how.brief and (exchange.websocket or exchange.stream == "event")
+        found = _brief(exchange, again=number > 0) if listens else exchange
         told = _rows(found, again=number > 0, keepalives=how.keepalives)
+        told = told if counts else _beats(told)
         rows += _folded(_with_silence(told, exchange, how.idle_limit), counts)
         following = lane.exchanges[number + 1] if number + 1 < len(lane.exchanges) else None
         rows += _folded(_missed(lane, exchange, following), counts)
@@ -154,6 +156,16 @@ def _rows(exchange: Exchange, again: bool, keepalives: str) -> list[_Row]:
             rows.append(_Row("<", "keepalive", ": +"))
         alive = True
     return rows
+
+
+def _beats(rows: list[_Row]) -> list[_Row]:
+    """Tell pings and pongs once each, where the first was: how many there are and what is between them is timing."""
+    beats = [(row.sign, row.kind) for row in rows]
+    return [
+        replace(row, what="+", note="", size="") if row.kind in ("ping", "pong") else row
+        for index, row in enumerate(rows)
+        if row.kind not in ("ping", "pong") or beats.index((row.sign, row.kind)) == index
+    ]
 
 
 def _goes_without_saying(exchange: Exchange) -> bool:

@@ -1,5 +1,7 @@
 """The text twin: order, names and counts, folded, and nothing that a second run would change."""
 
+from dataclasses import replace
+
 from labserver.stage.pictures import twin
 from labserver.stage.wire import lanes
 
@@ -58,3 +60,15 @@ def test_times_and_reads_do_not_matter(record) -> None:  # type: ignore[no-untyp
 def test_the_size_of_an_unfinished_body_is_left_to_timing(record) -> None:  # type: ignore[no-untyped-def]
     assert "  < body      +\n" in text(record.stream([(0.1, "abc")], (1, "leaves"), kind="text/plain"))
     assert "  < body      abc  3 bytes\n" in text(record.stream([(0.1, "abc")], (1, "clean"), kind="text/plain"))
+
+
+def test_how_many_pings_pass_is_timing(record) -> None:  # type: ignore[no-untyped-def]
+    def told(beats: int) -> str:
+        events = record.websocket([(0.1, "client", "hello"), (0.2, "server", "hello")])
+        at = next(index for index, event in enumerate(events) if event.kind == "close")
+        ping = replace(events[at - 1], kind="ping", label="ping", sender="server")
+        pong = replace(ping, kind="pong", label="pong", sender="client")
+        return text([*events[:at], *[ping, pong] * beats, *events[at:]], counts=False)
+
+    assert told(2) == told(7)
+    assert "  < ping      +\n  > pong      +\n  > close" in told(3)
