@@ -172,6 +172,15 @@ async def test_raw_text_forges_an_event_and_the_pattern_does_not(chrome: Browser
     ]
 
 
+async def test_an_event_named_error_reaches_the_listener_for_errors_and_is_the_one_with_data(chrome: Browser) -> None:
+    feeds = Feeds(feed=[Answer("event: error\ndata: the source broke\n\n", ends="stays")])
+    with start(feeds.app, name="facts") as live:
+        async with opened(chrome, live.url) as page:
+            await listen(page, "feed")
+            kept = await until(page, "feed", "feed.errors.length === 1")
+    assert (kept["told"], kept["state"]) == (["the source broke"], 1)  # 1: still open
+
+
 # --- when it comes back
 
 
