@@ -112,7 +112,7 @@ def line(value: dict[str, Any]) -> str:
 
 @router.get("/stream/items")
 async def stream_items(db: Db, after: After = 0, limit: Limit = 1000) -> StreamingResponse:
-    """Stream items in batches; the last line says `done`, or `error` and where to go on."""
+    """Stream items, some hundred lines to a chunk."""
     from sqlalchemy import select
 
     from labserver.patterns.items import Item
