@@ -28,7 +28,7 @@ def text(
     """Return the text twin of lanes, or of several panels of lanes, each under its `== head ==`.
 
     Args:
-        counts: False where timing decides how many messages pass: a run of them then ends in `+`, as do pings and pongs.
+        counts: False where timing decides how many messages pass: a run of them then ends in `+`, and pings and pongs do.
         keepalives: "once" says per exchange that there were some, "between" says between which events.
         idle_limit: seconds; says whether the silence of each exchange reaches it.
     """
@@ -102,8 +102,7 @@ def _lines(lane: Lane, how: _How) -> list[str]:
     counts = how.counts
     rows = _folded([_Row(">", event.kind, event.label) for event in lane.published], counts)
     for number, exchange in enumerate(lane.exchanges):
-        listens = how.brief and (exchange.websocket or exchange.stream == "event")
-        found = _brief(exchange, again=number > 0) if listens else exchange
+        found = _brief(exchange, again=number > 0) if how.brief and exchange.listens else exchange
         told = _rows(found, again=number > 0, keepalives=how.keepalives)
         told = told if counts else _beats(told)
         rows += _folded(_with_silence(told, exchange, how.idle_limit), counts)

@@ -11,6 +11,7 @@ from labserver.stage.wire.event import WireEvent
 __all__ = ["Exchange", "Lane", "exchanges", "is_keepalive", "lanes"]
 
 _KEEPALIVE = re.compile(r"^(|keep-?alive\b.*|ping\b.*|heart-?beat\b.*)$", re.IGNORECASE)
+_STREAMS = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 _TWIN = re.compile(r"^/broken/[^/]+")  # where the lab has the twin of a pattern
 
 
@@ -70,6 +71,13 @@ class Exchange:
         if kinds & {"event", "comment", "fields"}:
             return "event"
         return "line" if "line" in kinds else "body" if "body" in kinds else ""
+
+    @property
+    def listens(self) -> bool:
+        """Whether its client waits for what is published: on a WebSocket or a stream."""
+        if self.websocket or self.stream in ("event", "line"):
+            return True
+        return not self.failed and self.answer is not None and self.answer.note.startswith(_STREAMS)
 
     @property
     def start(self) -> float:

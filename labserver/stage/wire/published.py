@@ -13,7 +13,6 @@ Match = Callable[[str, WireEvent], bool]
 """Whether an event is what was published under a label."""
 
 _CONTROL = ("start", "resume", "gap", "done", "error")  # SSE events that tell of the stream; their id is another's
-_STREAMS = ("text/event-stream", "application/x-ndjson", "application/jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ def _expected(lane: Lane, at: float) -> bool:
     """Whether a lane should have received what was published then: it listened, or was cut off, or came back."""
     if any(event.kind == "full" for event in lane.events):
         return False  # nobody knows what came after the tape was full
-    listening = [exchange for exchange in lane.exchanges if _listens(exchange)]
+    listening = [exchange for exchange in lane.exchanges if exchange.listens]
     before = [exchange for exchange in listening if exchange.start <= at]
     if not before:
         return False
@@ -122,9 +121,3 @@ def _expected(lane: Lane, at: float) -> bool:
     following = next((exchange for exchange in listening if exchange.start > at), None)
     left = last.first_end is not None and last.first_end.sender == "client"
     return following is not None and (bool(following.resumed) or not left)
-
-
-def _listens(exchange: Exchange) -> bool:
-    if exchange.websocket or exchange.stream in ("event", "line"):
-        return True
-    return not exchange.failed and exchange.answer is not None and exchange.answer.note.startswith(_STREAMS)
