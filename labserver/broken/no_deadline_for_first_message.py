@@ -19,7 +19,7 @@ WRONG = "Whoever connects and says nothing stays, for ever; whoever says somethi
 router = APIRouter(dependencies=[Depends(same_origin)])
 Config = Annotated[Settings, Depends(get_settings)]
 Bearer = Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
-NOTES = {"ana": "Ana's door code is 4711", "ben": "Ben's door code is 2718"}
+NOTES = {"ana": "door code 4711", "ben": "door code 2718"}
 
 
 class User(NamedTuple):

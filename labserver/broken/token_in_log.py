@@ -19,7 +19,7 @@ WRONG = "The URL holds the token, so the log does: whoever reads it connects wit
 router = APIRouter(dependencies=[Depends(same_origin)])
 Config = Annotated[Settings, Depends(get_settings)]
 Bearer = Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
-NOTES = {"ana": "Ana's door code is 4711", "ben": "Ben's door code is 2718"}
+NOTES = {"ana": "door code 4711", "ben": "door code 2718"}
 
 
 class User(NamedTuple):
@@ -118,7 +118,7 @@ async def by_first_message(websocket: WebSocket, settings: Config) -> None:
         async with asyncio.timeout(settings.first_message_timeout):
             token = FirstMessage.model_validate_json(await websocket.receive_text()).token
     except TimeoutError:
-        return await refuse(websocket, "no token in time")
+        return await refuse(websocket, "too late")
     except (KeyError, ValueError):  # binary; no JSON, or of another shape
         return await refuse(websocket, 'the first message must be {"token": "..."}')
     except WebSocketDisconnect:

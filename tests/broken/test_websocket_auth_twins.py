@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from labserver.settings import Settings
 from labserver.stage import LiveServer, start
 
-ANA = {"user": "ana", "note": "Ana's door code is 4711"}
+ANA = {"user": "ana", "note": "door code 4711"}
 PATTERN = ""
 
 
@@ -102,9 +102,9 @@ async def test_no_deadline_for_first_message(lab: LiveServer) -> None:
     path = "/ws/auth/first-message"
     async with connect(lab.ws_url + twin("no_deadline_for_first_message") + path) as silent:
         async with connect(lab.ws_url + PATTERN + path) as websocket:
-            assert await told(websocket) == (4401, "no token in time")
+            assert await told(websocket) == (4401, "too late")
         async with connect(lab.ws_url + PATTERN + path) as websocket:
-            assert await told(websocket) == (4401, "no token in time")
+            assert await told(websocket) == (4401, "too late")
         await silent.send(json.dumps({"token": login(lab, "ana")}))  # two deadlines later it is still listened to
         assert await told(silent) == ANA
 
