@@ -100,7 +100,6 @@ def _clock(scene: Scene, view: View, high: float, base: float) -> None:
         reach = base - min((b - a) / limit, 1.0) * (base - high)
         d += f"L{axis.x(b):.1f} {reach:.1f}V{base:.1f}"
     sheet.path(d + "Z", fill="band", stroke="mute", width=1.25)
-    end = view.exchange.ending
-    if end is not None and end.kind == "cut" and gaps and gaps[-1][1] - gaps[-1][0] >= 0.9 * limit:
+    if view.exchange.fell_silent(limit):
         sheet.line(axis.x(gaps[-1][0]), base, axis.x(gaps[-1][1]), reach, "hot", 2)
         sheet.circle(axis.x(gaps[-1][1]), reach, 4, "hot")

@@ -28,7 +28,7 @@ def text(
     """Return the text twin of lanes, or of several panels of lanes, each under its `== head ==`.
 
     Args:
-        counts: False where timing decides how many messages pass: a run of them then ends in `+`, and pings and pongs do.
+        counts: False where timing decides how many messages pass: a run of them then ends in `+`, as do pings, pongs.
         keepalives: "once" says per exchange that there were some, "between" says between which events.
         idle_limit: seconds; says whether the silence of each exchange reaches it.
     """
@@ -115,14 +115,13 @@ def _lines(lane: Lane, how: _How) -> list[str]:
 
 def _with_silence(rows: list[_Row], exchange: Exchange, limit: float | None) -> list[_Row]:
     """Say, before a cut or at the end, whether the silence of an exchange reached a proxy's limit."""
-    longest = max((stop - start for start, stop in exchange.silences), default=0.0)
     if limit is None or exchange.refused:
         return rows
     if not exchange.torn:
-        words = "silence stays below the limit" if longest <= limit else "silence goes beyond the limit"
-        return [*rows, _Row("~", "measure", words)]
-    start, stop = exchange.silences[-1] if exchange.silences else (0.0, 0.0)
-    if stop - start < limit / 2:  # a busy machine sees the last byte late, so that the silence looks shorter
+        longest = max((stop - start for start, stop in exchange.silences), default=0.0)
+        beyond = longest > 1.5 * limit  # less than that is a busy machine: nobody hung up
+        return [*rows, _Row("~", "measure", f"silence {'goes beyond' if beyond else 'stays below'} the limit")]
+    if not exchange.fell_silent(limit):
         return rows
     at = next((index for index, row in enumerate(rows) if row.sign == "x"), len(rows))
     return [*rows[:at], _Row("~", "measure", "silence reaches the limit"), *rows[at:]]

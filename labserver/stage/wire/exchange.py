@@ -119,6 +119,14 @@ class Exchange:
         times = sorted({self.start, *heard, *([self.stop] if self.stop is not None else [])})
         return list(pairwise(times))
 
+    def fell_silent(self, limit: float) -> bool:
+        """Whether it was cut after a silence of about `limit` seconds.
+
+        Half of it is enough: on a busy machine the tape sees the last byte late, and the silence looks shorter.
+        """
+        cut = self.torn and self.ending is not None and self.ending.sender == "server"
+        return cut and bool(self.silences) and self.silences[-1][1] - self.silences[-1][0] >= limit / 2
+
     @property
     def complete(self) -> bool:
         """Whether the server ended it in an orderly way."""
