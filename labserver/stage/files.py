@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -269,7 +270,8 @@ def reading_ways() -> FastAPI:
     """Return the lab with other ways to read a file beside its own, and with the CPU time of its process.
 
     `/by_hand/{size}/{name}`: a generator that reads `size` bytes at a time. `/as_it_comes/{name}`: a plain
-    `FileResponse`. `/cpu`: seconds that this process has used, all threads together. For `start(process=True)`.
+    `FileResponse`. `/by_nginx/{name}`: nothing but the header for `nginx(accel=...)`. `/cpu`: seconds that this process
+    has used, all threads together. For `start(process=True)`.
     """
     from labserver.stage.lab import lab_app
 
@@ -287,6 +289,10 @@ def reading_ways() -> FastAPI:
     @app.get("/as_it_comes/{name}")
     def as_it_comes(name: str, root: _Root) -> FileResponse:
         return FileResponse(root / Path(name).name)
+
+    @app.get("/by_nginx/{name}")
+    async def by_nginx(name: str) -> Response:
+        return Response(headers={"X-Accel-Redirect": f"/accel/{quote(name, safe='')}"})
 
     @app.get("/cpu")
     async def cpu() -> float:
