@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from mmap import PAGESIZE
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from labserver.stage.server import LiveServer
 LIMIT = 0.6  # seconds of nginx's patience here: its default of 60 in small
 HELD = 0.2  # seconds without a byte after which an event is thought to be held: it takes one some milliseconds
 DEADLINE = 5.0  # seconds that something which must come may take
-BUFFER = 4096  # bytes of one of nginx's buffers (`proxy_buffer_size`, `proxy_buffers`: a page of memory)
+BUFFER = PAGESIZE  # bytes of one of nginx's buffers (`proxy_buffer_size`, `proxy_buffers`)
 OPEN = {"X-Accel-Buffering": "no"}
 
 
