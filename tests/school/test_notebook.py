@@ -62,7 +62,7 @@ def test_full_marks_twice_in_one_kernel(said):
     assert texts[0].startswith("Exercise 01 · WebSocket basics: solved, 100 of 100 points\n✓ passed")
     assert servers() == []
     progress()
-    assert "100 of 100" in said()
+    assert "100/100 01 · WebSocket basics" in said()
     hint()
     assert "No hint needed" in said()
 
