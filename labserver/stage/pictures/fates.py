@@ -77,8 +77,10 @@ def _labels(scene: Scene, places: Sequence[tuple[float, str]], y: float) -> None
     touch = any(b[0] - a[0] < wide[index + 1] for index, (a, b) in enumerate(pairwise(places)))
     for x, text in places:
         said = text if touch else f"{text} lost"
-        if scene.sheet.free(scene.sheet.box(x, y, said, anchor="middle", mono=True), 5):
-            scene.sheet.text(x, y, said, role="mute", anchor="middle", mono=True, halo=True)
+        for at, anchor in ((x, "middle"), (x + 10, "end")):
+            if scene.sheet.free(scene.sheet.box(at, y, said, anchor=anchor, mono=True), 5):
+                scene.sheet.text(at, y, said, role="mute", anchor=anchor, mono=True, halo=True)
+                break
 
 
 # --- how late

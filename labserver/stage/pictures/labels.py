@@ -108,10 +108,11 @@ def end_label(event: WireEvent) -> str:
     return elide(event.label, 26)
 
 
-def ending(scene: Scene, view: View, following: View | None, top: float, height: float) -> float:
+def ending(scene: Scene, lane: Lane, view: View, following: View | None, top: float, height: float) -> float:
     """Label an end; return how far down that reaches.
 
-    It stands right of the edge, else above it; in the gap before a reconnect, with how long the gap was.
+    It stands right of the edge, else above it; in the gap before a reconnect, with how long the gap was, unless marks
+    of what was lost stand there.
     """
     end, middle = view.exchange.ending, top + height / 2
     if end is None:
@@ -124,9 +125,12 @@ def ending(scene: Scene, view: View, following: View | None, top: float, height:
     bottom = 0.0
     if following is not None:
         gap = f"{duration(following.exchange.start - end.at)} offline"
-        if _in_gap(scene.sheet, view.x1, following.x0, middle, f"{label}, {gap}", view.exchange.torn):
+        lost = any(view.x1 < scene.axis.x(event.at) < following.x0 for event in lane.missed)
+        if not lost and _in_gap(scene.sheet, view.x1, following.x0, middle, f"{label}, {gap}", view.exchange.torn):
             return 0.0
-        if view.exchange.torn and measure(scene.sheet, view.x1, following.x0, top + height + 14, gap, hot=True):
+        if view.exchange.torn and measure(
+            scene.sheet, view.x1, following.x0, top + height + 14, gap, hot=True, left_first=True
+        ):
             bottom = top + height + 19
     places = [(view.x1 + 4, row, "end", label) for row in (0, 1)]
     _set_first_free(scene.sheet, places, top, LEFT + 8, role=role)

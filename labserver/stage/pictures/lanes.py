@@ -148,7 +148,7 @@ def _lane(scene: Scene, lane: Lane, top: float, source: Lane | None) -> float:
         _band(scene.sheet, view, top, height)
     if scene.dense:
         return _dense(scene, lane, found, top)
-    bottom = max([top + height, *_ends(scene, found, top, height)])
+    bottom = max([top + height, *_ends(scene, lane, found, top, height)])
     if sized:
         bottom = max(bottom, bars.draw(scene, found, top))
     else:
@@ -169,12 +169,12 @@ def _band(sheet: Sheet, view: View, top: float, height: float) -> None:
         sheet.line(view.x1, top, view.x1, top + height, width=2)
 
 
-def _ends(scene: Scene, found: Sequence[View], top: float, height: float) -> list[float]:
+def _ends(scene: Scene, lane: Lane, found: Sequence[View], top: float, height: float) -> list[float]:
     """Label how each exchange ended, and draw the arrow of its request; return how far down that reaches."""
     reached = []
     for view, following in pairwise([*found, None]):
         if view is not None:
-            reached.append(labels.ending(scene, view, following, top, height))
+            reached.append(labels.ending(scene, lane, view, following, top, height))
             if view.exchange.request is not None:
                 arrow_up(scene.sheet, view.x0, top)
     return reached

@@ -21,14 +21,15 @@ def draw(scene: Scene, lane: Lane, views: Sequence[View], top: float) -> float:
     """Measure what is long in the exchanges of a lane; return how far down that reaches."""
     y = top + BAND + 14
     drawn = [fates.measured(scene, lane, y)] if fates.worst(lane.events) else []
-    drawn = drawn or [_exchange(scene, view, y) for view in views]
+    drawn = drawn or [_exchange(scene, view, y, lane.traced and len(views) > 1) for view in views]
     return y + 5 if any(drawn) else top + BAND
 
 
-def _exchange(scene: Scene, view: View, y: float) -> bool:
+def _exchange(scene: Scene, view: View, y: float, offline: bool) -> bool:
+    """Measure one exchange; where the time offline is measured, the silence before it is not."""
     exchange = view.exchange
     times = _received(exchange)
-    drawn = _silence_before_cut(scene, exchange, times[-1], y)
+    drawn = not offline and _silence_before_cut(scene, exchange, times[-1], y)
     if len(times) > 1 and any(is_keepalive(event) for event in exchange.events):
         return _longest_silence(scene, times, y) or drawn
     if view.crowded and len(marked(exchange)) > 8:

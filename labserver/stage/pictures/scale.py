@@ -51,17 +51,19 @@ def linear(values: Sequence[float], start: float, stop: float, most: float, whol
         high = 0.0
     if high <= low:
         high = low + (abs(low) or 1.0)
-    step = _step(high - low, most)
-    if whole:
-        low, high = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step
+    step = _step(high - low, most, all(value == round(value) for value in values))
+    if whole:  # what is a hair above the last tick needs no other
+        low, high = floor(low / step + 1e-9) * step, max(ceil(high / step - 0.05) * step, high)
     elif ceil(high / step) * step - high < 0.03 * (high - low):
         high = ceil(high / step) * step
     return Scale(low, high, start, stop, _ticks(low, high, step))
 
 
-def _step(span: float, most: float) -> float:
+def _step(span: float, most: float, counted: bool) -> float:
+    """Return the least round step that makes no more than `most` intervals; of things counted a whole one."""
     power = 10.0 ** floor(log10(span / most))
-    return next(power * factor for factor in _STEPS if span / (power * factor) <= most)
+    steps = [power * factor for factor in _STEPS if span / (power * factor) <= most]
+    return next((step for step in steps if not counted or step == round(step)), 1.0)
 
 
 def _ticks(low: float, high: float, step: float) -> tuple[tuple[float, str], ...]:

@@ -58,11 +58,13 @@ def torn_edge(sheet: Sheet, rest: str, edge: str) -> None:
     sheet.path("M" + edge[1:], stroke="hot", width=2)
 
 
-def measure(sheet: Sheet, x0: float, x1: float, y: float, text: str, hot: bool = False) -> bool:
+def measure(
+    sheet: Sheet, x0: float, x1: float, y: float, text: str, hot: bool = False, left_first: bool = False
+) -> bool:
     """Draw `|-- text --|`, the text beside it when it is too short; return False without room."""
     role, weight = ("hot", 600) if hot else ("mute", 400)
     inside = width(text, 12, weight=weight) + 32 <= x1 - x0
-    box = _measure_box(sheet, x0, x1, y + 4, text, weight, inside)
+    box = _measure_box(sheet, x0, x1, y + 4, text, weight, inside, left_first)
     if box is None:
         return False
     for x in (x0, x1):
@@ -73,16 +75,19 @@ def measure(sheet: Sheet, x0: float, x1: float, y: float, text: str, hot: bool =
     return True
 
 
-def _measure_box(sheet: Sheet, x0: float, x1: float, y: float, text: str, weight: int, inside: bool) -> Box | None:
+def _measure_box(
+    sheet: Sheet, x0: float, x1: float, y: float, text: str, weight: int, inside: bool, left_first: bool
+) -> Box | None:
     """Return where the text of a measure has room: in its middle, or right or left of it."""
     if inside:
         box = sheet.box((x0 + x1) / 2, y, text, anchor="middle", weight=weight)
         return box if sheet.free(box) else None
     right = sheet.box(x1 + 8, y, text, weight=weight)
-    if right.x1 <= WIDTH - 24 and sheet.free(right):
-        return right
     left = sheet.box(x0 - 8, y, text, anchor="end", weight=weight)
-    return left if left.x0 >= LEFT and sheet.free(left) else None
+    for box in (left, right) if left_first else (right, left):
+        if box.x0 >= LEFT and box.x1 <= WIDTH - 24 and sheet.free(box):
+            return box
+    return None
 
 
 def _closed(points: Sequence[tuple[float, float]]) -> str:

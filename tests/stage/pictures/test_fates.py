@@ -154,12 +154,21 @@ def test_one_late_client_is_measured(record, well_made: Check) -> None:  # type:
 
 
 def test_lost_in_a_gap_are_rings_between_the_bands(record, well_made: Check) -> None:  # type: ignore[no-untyped-def]
-    both = [*record.stream(sse([1, 2, 3]), (1.4, "cut")), *record.stream(sse([6]), start=2.2)]
+    both = [*record.stream(sse([1, 2, 3]), (1.3, "cut")), *record.stream(sse([6]), start=2.3)]
     picture = draw(("", both))
     well_made(picture)
     assert rings(picture) == 2
     assert hot_dots(picture) == 0
+    words = re.search(r'y="([\d.]+)"[^>]*>1.0 s offline<', picture.svg)
+    assert words, "it has no room beside the rings,"
+    assert float(words.group(1)) > 132, "so it stands below the band"
     assert "~ measure   offline" in picture.twin
+
+
+def test_lost_at_the_very_end_is_named(record, well_made: Check) -> None:  # type: ignore[no-untyped-def]
+    picture = draw(("", record.stream(sse(range(1, 6)), (2.2, "cut"))))
+    well_made(picture)
+    assert ">6 lost<" in picture.svg
 
 
 def test_a_socket_sent_away(record, well_made: Check) -> None:  # type: ignore[no-untyped-def]
