@@ -165,11 +165,27 @@ def is_keepalive(event: WireEvent) -> bool:
 
 
 def exchanges(events: Sequence[WireEvent]) -> list[Exchange]:
-    """Group events by connection and request, in the order in which they began."""
+    """Group events by connection and request, in the order in which they began.
+
+    What a server sends until it learns that its client has hung up is left out: it reached nobody, and timing decides
+    how much that is.
+    """
     groups: dict[tuple[int, int], list[WireEvent]] = {}
     for event in events:
         groups.setdefault((event.connection, event.exchange), []).append(event)
-    return [Exchange(tuple(group)) for _, group in sorted(groups.items(), key=lambda item: (item[1][0].at, item[0]))]
+    ordered = sorted(groups.items(), key=lambda item: (item[1][0].at, item[0]))
+    return [Exchange(tuple(_received(group))) for _, group in ordered]
+
+
+def _received(group: Sequence[WireEvent]) -> Sequence[WireEvent]:
+    gone = next((index for index, event in enumerate(group) if _hangs_up(event)), len(group))
+    rest = [event for event in group[gone:] if event.sender == "client" or event.kind in ("close", "cut", "full")]
+    return [*group[:gone], *rest]
+
+
+def _hangs_up(event: WireEvent) -> bool:
+    """Whether a client ends its connection here, and not by a close frame, after which more may come."""
+    return event.sender == "client" and (event.kind == "cut" or event.label == "client leaves")
 
 
 def lanes(

@@ -41,3 +41,15 @@ def test_a_comment_that_says_something_is_no_keepalive() -> None:
 
     assert all(is_keepalive(comment(text)) for text in ("", "ping 12:01", "keep-alive", "Heartbeat"))
     assert not any(is_keepalive(comment(text)) for text in ("shopping", "note"))
+
+
+def test_what_a_server_sends_to_a_client_that_is_gone_reaches_nobody(record) -> None:  # type: ignore[no-untyped-def]
+    late = record.stream([*DATA, (0.7, "id: 2\ndata: 2\n\n")], (0.5, "leaves"))
+    (left,) = exchanges(sorted(late, key=lambda event: event.at))
+    assert [event.id for event in left.events if event.kind == "event"] == ["1"]
+    assert left.events[-1].label == "client leaves"
+    frames = record.websocket([(0.1, "server", "one"), (0.2, "client", "bye"), (0.3, "server", "two")], "gone")
+    (gone,) = exchanges(sorted(frames, key=lambda event: event.at))
+    assert [event.data for event in gone.events if event.kind == "text"] == ["one", "bye", "two"], "before it went"
+    (closed,) = exchanges(record.websocket([(0.1, "server", "one")], "close"))
+    assert [event.sender for event in closed.events if event.kind == "close"] == ["client", "server"]
