@@ -24,7 +24,7 @@ __all__ = ["FaultProxy", "fault_proxy"]
 
 HELD = 1 << 20  # bytes on their way in one line: enough that a delay does not narrow it below some MB/s
 FLUSH = 1.0  # seconds a client has to take its last bytes before a cut
-IDLE_PULSE = 0.02  # seconds between two looks whether a connection is idle
+AN_HOUR = 3600.0  # seconds: longer than a connection of the lab is idle
 PULSE = 0.002  # seconds between two looks whether it has
 SLICES = 50  # pieces a second in which a throttled line delivers
 
@@ -131,13 +131,10 @@ class Link:
 
     async def _hang_up_when_idle(self) -> None:
         """End both directions when nothing came for `idle_timeout` seconds, without a word, as proxies do."""
-        while True:
-            limit = self._proxy.faults.idle_timeout
-            if limit is not None and time.monotonic() - self._heard_at >= limit:
-                self._up.cancel()
-                self._down.cancel()
-                return
-            await asyncio.sleep(IDLE_PULSE)
+        while (left := self._proxy.faults.idle_timeout or AN_HOUR) + self._heard_at > (now := time.monotonic()):
+            await self._proxy.pause(left + self._heard_at - now)
+        self._up.cancel()
+        self._down.cancel()
 
     async def _take(self, source: asyncio.StreamReader, line: Line) -> None:
         try:
