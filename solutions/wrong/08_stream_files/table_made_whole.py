@@ -1,0 +1,50 @@
+"""Misconception: to send a table I need to have it."""
+
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, PlainTextResponse
+
+FAILS = {"table"}
+
+library = TemporaryDirectory()
+SHELF = Path(library.name).resolve() / "shelf"
+for path, content in {
+    "shelf/atlas.bin": bytes(range(256)) * 2_000,
+    "shelf/poems/rain.txt": b"It rains, and rains, and rains.\n",
+    "shelf/two words.txt": b"two",
+    "shelf/a;b.txt": b"semicolon",
+    "shelf/x.txt; filename=setup.exe": b"not a program",
+    "shelf/été 🌊 имя.txt": b"any name",
+    "shelf-of-drafts/draft.txt": b"PRIVATE draft",
+    "letter.txt": b"PRIVATE letter",
+}.items():
+    file = SHELF.parent / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+with suppress(OSError):  # Windows lets only some people make links
+    (SHELF / "link.txt").symlink_to(SHELF.parent / "letter.txt")
+    (SHELF / "attic").symlink_to(SHELF.parent, target_is_directory=True)
+
+app = FastAPI()
+
+
+@app.head("/files/{name:path}")
+@app.get("/files/{name:path}")
+def lend(name: str):
+    try:
+        path = (SHELF / name).resolve()
+        known = path.is_relative_to(SHELF) and path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        known = False
+    if not known:
+        raise HTTPException(404, "no such file")
+    return FileResponse(path, filename=path.name)
+
+
+@app.get("/squares.csv")
+def squares(rows: int):
+    lines = ["number,square", *(f"{n},{n * n}" for n in range(rows))]
+    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/csv")
