@@ -79,7 +79,7 @@ def has_it(request: Request, etag: str) -> bool:
 @router.head("/download/{name:path}", include_in_schema=False)
 @router.get("/download/{name:path}")
 async def download(request: Request, path: Annotated[Path, Depends(find)], settings: Lab) -> Response:
-    """Send a file of the folder: whole, in part (Range), or not at all when the client has it already (304)."""
+    """Send a file of the folder, as its bytes come."""
 
     def chunks() -> Iterator[bytes]:
         with path.open("rb") as file:
