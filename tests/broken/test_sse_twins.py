@@ -6,7 +6,7 @@ import pytest
 from labserver.settings import Settings
 from labserver.stage import LiveServer, start
 
-INTERVAL = 0.3  # seconds between two messages: a read that takes both at once has waited for it
+INTERVAL = 0.15  # seconds between two messages: a read that takes both at once has waited for it
 
 
 def test_raw_newlines_forge_events(lab: LiveServer) -> None:

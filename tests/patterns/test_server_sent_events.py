@@ -1,12 +1,22 @@
 """The feed over real sockets: its bytes, its headers, its ending, and what bad input gets."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
 from labserver.patterns.server_sent_events import encode
-from labserver.stage import LiveServer
+from labserver.settings import Settings
+from labserver.stage import LiveServer, start
 
 PATHS = ["/events", "/events/native"]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[LiveServer]:
+    """One server for all tests of this feed: it keeps nothing."""
+    with start(name="tests", settings=Settings(sse_interval=0.01)) as live:
+        yield live
 
 
 def parse(body: str) -> list[dict[str, str]]:

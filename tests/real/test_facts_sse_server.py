@@ -18,7 +18,7 @@ from labserver.stage import LiveServer, nginx, start
 from labserver.stage.proxies.nginx import Nginx
 
 PING = 0.1  # seconds, in place of FastAPI's 15
-INTERVAL = 0.15  # seconds between two events: a read that takes both at once has waited for it
+INTERVAL = 0.1  # seconds between two events: a read that takes both at once has waited for it
 
 
 @dataclass(frozen=True)
