@@ -1,0 +1,53 @@
+"""Misconception: the first message is a token, because the documentation says so."""
+
+from hashlib import sha256
+
+import jwt
+from fastapi import Depends, FastAPI, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi.requests import HTTPConnection
+
+FAILS = {"other_shape_closes_4401", "silence_closes_4401"}
+
+PAGES = {"https://mail.example", "https://beta.mail.example"}
+DEADLINE = 0.5  # seconds: ten times less than in earnest, so that the checks are quick
+SECRET = "known to everyone who does this exercise"
+
+
+def user_of(token: str) -> str | None:
+    """Return whose token it is; None when it is forged, expired, for another service, or none at all."""
+    must_have = {"require": ["sub", "aud", "exp"]}
+    try:
+        return jwt.decode(token, SECRET, ["HS256"], must_have, audience="mailbox")["sub"]
+    except (jwt.PyJWTError, UnicodeError):
+        return None
+
+
+def mail_of(user: str) -> str:
+    """Return what only this user may read."""
+    return f"The code of {user}'s door is {sha256(user.encode()).hexdigest()[:6]}."
+
+
+app = FastAPI()
+
+
+def from_our_pages(connection: HTTPConnection) -> None:
+    """Refuse a page that is not one of ours; a program has no origin."""
+    origin = connection.headers.get("origin")
+    if origin is not None and origin not in PAGES:
+        raise HTTPException(403, "pages of this origin may not connect")
+
+
+@app.websocket("/ws/mailbox", dependencies=[Depends(from_our_pages)])
+async def mailbox(websocket: WebSocket) -> None:
+    """Ask for a token, send the mail of its owner, and answer with the owner's name."""
+    await websocket.accept()
+    try:
+        token = (await websocket.receive_json())["token"]
+        if (user := user_of(token)) is None:
+            return await websocket.close(4401, "no valid token")
+        await websocket.send_json({"user": user, "mail": mail_of(user)})
+        while True:
+            letter = await websocket.receive_json()
+            await websocket.send_json({"from": user, "text": letter["text"]})
+    except WebSocketDisconnect:
+        pass  # the client has left
