@@ -17,7 +17,7 @@ SLOW = 15  # clients: as many as the pool has connections, 5 and 10 more
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
     """A lab over rows so wide that one stream fills every buffer between server and client."""
-    wide = database(4000, width=2000)
+    wide = database(1500, width=4000)
     with wide, start(name="wide", settings=Settings(database_url=wide.url, database_pool_timeout=1.0)) as live:
         yield live
 
@@ -29,7 +29,7 @@ async def slow_clients(url: str) -> AsyncIterator[list[int]]:
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
         statuses = []
         for _ in range(SLOW):
-            response = await stack.enter_async_context(client.stream("GET", f"{url}/stream/items?limit=4000"))
+            response = await stack.enter_async_context(client.stream("GET", f"{url}/stream/items?limit=1500"))
             body = await stack.enter_async_context(aclosing(response.aiter_raw()))
             await anext(body)
             statuses.append(response.status_code)

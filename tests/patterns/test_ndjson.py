@@ -121,10 +121,10 @@ def test_without_a_database_it_says_what_to_set() -> None:
 
 
 async def test_a_client_that_stops_reading_or_leaves_holds_no_connection_of_the_pool() -> None:
-    with database(4000, width=2000) as wide, start(app(), name="own", settings=Settings(database_url=wide.url)) as live:
+    with database(1500, width=4000) as wide, start(app(), name="own", settings=Settings(database_url=wide.url)) as live:
         gc.disable()
         try:
-            url = f"{live.url}/stream/items?limit=4000"
+            url = f"{live.url}/stream/items?limit=1500"
             async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
                 body = response.aiter_raw()
                 await anext(body)
