@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, FiniteFloat, ValidationError
+from pydantic import BaseModel, FiniteFloat
 
 from labserver.settings import Settings, get_settings
 
@@ -141,12 +141,8 @@ class Price(BaseModel):
 
 
 @router.post("/events/prices", status_code=201, max_body_size=BODY_MAX)
-async def publish(request: Request, settings: Limits) -> dict[str, str]:
-    """Publish a price; the answer names its id."""
-    try:
-        price = Price.model_validate_json(await request.body())
-    except ValidationError:
-        raise HTTPException(422, 'a price is JSON such as {"price": 12.5}') from None
+async def publish(price: Price, settings: Limits) -> dict[str, str]:
+    """Publish a price, JSON such as `{"price": 12.5}`; the answer names its id."""
     return {"id": feed.publish(price.model_dump_json(), settings)}
 
 
