@@ -5,15 +5,16 @@ work: every event has an id, the newest stay in a log, and what can't be sent ag
 """
 
 import asyncio
+import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, FiniteFloat
+from pydantic import FiniteFloat
 
 from labserver.settings import Settings, get_settings
 
@@ -137,16 +138,10 @@ async def prices(subscription: Subscription, settings: Limits) -> StreamingRespo
     return StreamingResponse(stream(), media_type="text/event-stream", headers=HEADERS)
 
 
-class Price(BaseModel):
-    """What is published."""
-
-    price: FiniteFloat
-
-
 @router.post("/events/prices", status_code=201, max_body_size=BODY_MAX)
-async def publish(price: Price, settings: Limits) -> dict[str, str]:
+async def publish(price: Annotated[FiniteFloat, Body(embed=True)], settings: Limits) -> dict[str, str]:
     """Publish a price, JSON such as `{"price": 12.5}`; the answer names its id."""
-    return {"id": feed.publish(price.model_dump_json(), settings)}
+    return {"id": feed.publish(json.dumps({"price": price}, separators=(",", ":")), settings)}
 
 
 @router.get("/events/countdown")
