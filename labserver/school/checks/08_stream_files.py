@@ -8,6 +8,7 @@ import re
 from email.message import Message
 from email.utils import collapse_rfc2231_value
 from itertools import takewhile
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -246,6 +247,8 @@ def saved_as(told: str) -> str | None:
     header["Content-Disposition"] = re.sub(r"\s+", " ", told)
     if header.get_content_disposition() != "attachment":
         return None
-    found = [value for key, value in header.get_params([], header="content-disposition") if key == "filename"]
+    found: list[Any] = [
+        value for key, value in header.get_params([], header="content-disposition") if key == "filename"
+    ]
     extended = [value for value in found if isinstance(value, tuple)]
     return collapse_rfc2231_value((extended or found)[0]) if found else None
