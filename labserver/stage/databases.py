@@ -5,8 +5,10 @@ temporary folder and goes with its owner: the block, the server, or this process
 """
 
 import atexit
+import contextlib
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from typing import Annotated, Self
 
 from fastapi import Depends
 
+from labserver import posix
 from labserver.errors import LabError
 from labserver.settings import Settings, get_settings
 
@@ -54,8 +57,7 @@ class Database:
         with _lock:
             for key in [key for key, made in _made.items() if made == self]:
                 del _made[key]
-        atexit.unregister(self.remove)
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+        _folder.remove(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +68,59 @@ class Database:
         self.remove()
 
 
-_made: dict[tuple[int, int | None, int], Database] = {}
+class _Folder:
+    """Where this process's databases lie: made for the first, removed with the last, or by a keeper if it is killed."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._files: set[Path] = set()
+        self._count = 0
+
+    def add(self) -> Path:
+        """Return the path of a new file."""
+        with _lock:
+            if self._path is None:
+                self._path = Path(tempfile.mkdtemp(prefix="labserver-items-"))
+                self._keeper = _keeper(self._path)
+            self._count += 1
+            path = self._path / f"items-{self._count}.sqlite"
+            self._files.add(path)
+            return path
+
+    def remove(self, path: Path) -> None:
+        """Delete a file, and the folder with the last one; on Windows a file that is still open stays till the end."""
+        with _lock, contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+            self._files.discard(path)
+            if not self._files:
+                self.clear()
+
+    def clear(self) -> None:
+        """Delete everything."""
+        with _lock:
+            if self._keeper is not None:
+                with self._keeper:
+                    self._keeper.kill()
+            if self._path is not None:
+                shutil.rmtree(self._path, ignore_errors=True)
+            self._path = self._keeper = None
+            self._files.clear()
+
+
+def _keeper(folder: Path) -> "subprocess.Popen[bytes] | None":
+    """Start what removes the folder when this process is killed, where there is such a thing."""
+    if not posix.available():
+        return None
+    quiet = subprocess.DEVNULL
+    command = posix.keeper_command(folder)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0)
+
+
 _lock = threading.RLock()
+_folder = _Folder()
+atexit.register(_folder.clear)
+_made: dict[tuple[int, int | None, int], Database] = {}
 
 
 def database(rows: int = 100_000, *, bad: int | None = None, width: int = 0) -> Database:
@@ -92,8 +145,7 @@ def database(rows: int = 100_000, *, bad: int | None = None, width: int = 0) -> 
 
 def new(rows: int, bad: int | None = None, width: int = 0) -> Database:
     """Write a database that no other call returns."""
-    made = Database(Path(tempfile.mkdtemp(prefix="labserver-items-")) / "items.sqlite", rows)
-    atexit.register(made.remove)
+    made = Database(_folder.add(), rows)
     connection = sqlite3.connect(made.path, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous = OFF")

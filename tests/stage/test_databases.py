@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_it_goes_with_its_process() -> None:
     program = "from labserver.stage import database; print(database(3).path)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not Path(done.stdout.strip()).parent.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the keeper of a folder needs a POSIX system")
+def test_it_goes_with_a_process_that_is_killed() -> None:
+    program = "import sys; from labserver.stage import database; print(database(3).path, flush=True); sys.stdin.read()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    folder = Path(child.stdout.readline().strip()).parent
+    there = folder.exists()
+    child.kill()
+    child.communicate()
+    end = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (there, folder.exists()) == (True, False)
 
 
 def test_the_lab_starts_without_sqlalchemy() -> None:
