@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Seconds a ticket may be used in: a page connects at once, and a log is read later."
     )
     tickets_max: int = Field(
-        10_000, gt=0, description="Tickets that wait to be used, about 3 MB of them; one more drops the oldest."
+        10_000, gt=0, description="Number of tickets that wait to be used, 3 MB of them; one more drops the oldest."
     )
     first_message_timeout: float = Field(
         5.0,
