@@ -34,7 +34,14 @@ MAY_IMPORT = {  # room -> the rooms it may know beside itself
     "__main__": BASE | {"service", "stage", "school"},
     "": set(),
 }
-COMES_WITH = {"starlette", "pydantic", "jupyter-client", "jupyter_client", "ipython"}  # FastAPI's base; the kernel's
+COMES_WITH = {
+    "anyio",
+    "starlette",
+    "pydantic",
+    "jupyter-client",
+    "jupyter_client",
+    "ipython",
+}  # FastAPI's base; the kernel's
 
 
 def room(path: Path) -> str:

@@ -1,0 +1,122 @@
+"""A thousand malformed inputs to every pattern: no traceback, and nothing is left open."""
+
+import asyncio
+import contextlib
+import struct
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
+
+import psutil
+import pytest
+from malformed import Attack, attacks
+
+from labserver.patterns import TOPICS
+from labserver.settings import Settings
+from labserver.stage import LiveServer, start
+from labserver.stage.lab import lab_app
+
+COUNT, TOGETHER = 1000, 20
+ANSWER, READ = 0.5, 0.02  # seconds a client listens after its first piece, and after each other
+
+
+# What uvicorn 0.54 itself logs with a traceback, whatever the app does: a text message that is not UTF-8 (it closes
+# 1007, as it should); bytes after a frame that broke the protocol, or before the handshake was answered; a pipelined
+# request whose client has left.
+SERVER_FAULTS = (
+    "UnicodeDecodeError: 'utf-8' codec can't decode",
+    "AssertionError",
+    "InvalidState: connection is connecting",
+    "RuntimeError: unable to perform operation on <TCPTransport closed=True",
+)
+
+
+async def attack(live: LiveServer, made: Attack) -> bytes:
+    """Do what one malicious client does; return what it read."""
+    reader, writer = await asyncio.open_connection(live.host, live.port)
+    came = b""
+    try:
+        for number, piece in enumerate(made.pieces):
+            writer.write(piece)
+            await writer.drain()
+            with contextlib.suppress(TimeoutError):
+                came += await asyncio.wait_for(reader.read(65536), READ if number else ANSWER)
+    except ConnectionError:
+        pass
+    finally:
+        if made.abrupt and not writer.is_closing():
+            writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+    return came
+
+
+def open_connections(live: LiveServer) -> int:
+    """Count the server's sockets that are neither listening nor gone."""
+    found = psutil.Process().net_connections("tcp")
+    ours = [each for each in found if each.laddr.port == live.port]
+    return sum(each.status not in {psutil.CONN_LISTEN, psutil.CONN_TIME_WAIT, psutil.CONN_NONE} for each in ours)
+
+
+def tasks(live: LiveServer) -> Counter[str]:
+    """Count the tasks on the server's loop by what they run."""
+
+    async def names() -> Counter[str]:
+        own = asyncio.current_task()
+        return Counter(getattr(t.get_coro(), "__qualname__", "?") for t in asyncio.all_tasks() if t is not own)
+
+    return live.submit(names()).result(10)
+
+
+async def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    return held
+
+
+class Watched:
+    """The lab's app, with note taken of every exception that leaves it and was not raised in the server's own code."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = lab_app(settings)
+        self.raised: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1].filename if error.__traceback__ else ""
+            if "uvicorn" not in last and "uvloop" not in last:
+                self.raised.append("".join(traceback.format_exception(error)))
+            raise
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", [20261122])
+async def test_no_malformed_input_leaves_a_traceback_or_an_open_connection(seed: int) -> None:
+    app = Watched(Settings(sse_interval=0.001))
+    with start(app, name="malformed", log_level="info") as live:
+        before = tasks(live)
+        routes = [route for topic in TOPICS for route in import_module(f"labserver.patterns.{topic}").router.routes]
+        gate = asyncio.Semaphore(TOGETHER)
+        answers: Counter[bytes] = Counter()
+
+        async def one(made: Attack) -> None:
+            async with gate:
+                answers[(await attack(live, made))[9:12]] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for made in attacks(routes, COUNT, seed):
+                group.create_task(one(made))
+
+        assert await wait_for(lambda: open_connections(live) == 0), f"{open_connections(live)} connections are open"
+        assert await wait_for(lambda: tasks(live) == before), f"{tasks(live) - before} are still running"
+        assert app.raised == []
+        assert [error for error in live.errors() if not error.startswith(SERVER_FAULTS)] == []
+        assert b"500" not in answers
+        assert answers[b"101"] > 50
+        assert sum(answers[code] for code in (b"400", b"404", b"405", b"422")) > 50
