@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 from labserver.school.checking import Failed, Misconception, points
 from labserver.school.wire import WAIT, AnswerUnderTest, Peer
 
-TITLE = "A mailbox for its owner alone"
+TITLE = "Authenticate a WebSocket"
 OBJECT = "app"
 
 SECRET = "known to everyone who does this exercise"
