@@ -4,8 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Path, WebSocket, WebSocketDisconnect
-from pydantic import BaseModel
+from fastapi import APIRouter, Body, Depends, HTTPException, Path, WebSocket, WebSocketDisconnect
 
 from labserver.patterns.origin import same_origin
 from labserver.settings import Settings, get_settings
@@ -86,12 +85,6 @@ class ConnectionManager:
 manager = ConnectionManager()
 
 
-class Message(BaseModel):
-    """What is posted to a room."""
-
-    text: str
-
-
 @router.get("/rooms/{room}")
 async def look(room: Room) -> dict[str, int]:
     """Say how many are in the room."""
@@ -99,15 +92,15 @@ async def look(room: Room) -> dict[str, int]:
 
 
 @router.post("/rooms/{room}/messages")
-async def publish(room: Room, message: Message, settings: Limits) -> dict[str, int]:
+async def publish(room: Room, text: Annotated[str, Body(embed=True)], settings: Limits) -> dict[str, int]:
     """Say something to everyone in the room; longer than `message_max_bytes` is a 413."""
     try:
-        size = len(message.text.encode())
+        size = len(text.encode())
     except UnicodeEncodeError:  # JSON can spell half a character, and no socket can send it
         raise HTTPException(422, "text that UTF-8 can't hold") from None
     if size > settings.message_max_bytes:
         raise HTTPException(413, "message too long")
-    return {"receivers": await manager.broadcast(room, message.text)}
+    return {"receivers": await manager.broadcast(room, text)}
 
 
 @router.websocket("/ws/rooms/{room}")
