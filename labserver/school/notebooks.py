@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def write(notebook: NotebookNode, path: Path) -> bool:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """Run a copy of a notebook in a fresh kernel, with `folder` as its working directory, and return the copy.
+    """Run a copy of a notebook in a fresh kernel and a fresh home, in the working directory `folder`; return the copy.
 
     Raises:
         LabError: if a cell fails that does not declare it, or takes longer than `CELL_TIMEOUT`.
@@ -107,7 +108,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         extra_arguments=["--HistoryManager.enabled=False"],
     )
     try:
-        client.execute(env={**os.environ, "LABSERVER_LLM": "fake"})
+        with tempfile.TemporaryDirectory(prefix="labserver-home-") as home:  # nobody's progress stands in an output
+            client.execute(env={**os.environ, "LABSERVER_LLM": "fake", "LABSERVER_HOME": home})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise LabError(f"A cell failed: {error}") from None
     return fresh

@@ -83,7 +83,7 @@ async def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool
 
 
 class Watched:
-    """The lab's app, with note taken of every exception that passes through a line of a pattern, the server's own aside."""
+    """The lab's app, with note taken of every exception of a pattern, those of the server's own lines aside."""
 
     def __init__(self, settings: Settings) -> None:
         self.app = lab_app(settings)

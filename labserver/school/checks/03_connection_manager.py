@@ -63,7 +63,7 @@ MISCONCEPTIONS = {
         SWALLOW,
     ),
     "only_polite_goodbyes": Misconception.of(
-        "You clean up after a close frame only. A client that is killed, or whose network is lost, sends none.",
+        "You clean up after a close frame only. A client that is killed sends none.",
         {"hang_up"},
         SWALLOW,
     ),
