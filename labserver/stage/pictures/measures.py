@@ -15,6 +15,7 @@ from labserver.stage.wire import DATA, Exchange, Lane, is_keepalive
 __all__ = ["draw", "idle_clock"]
 
 _NOUNS = {"event": "events", "line": "rows"}
+SILENCE = 0.05  # seconds: a shorter gap is the server's work
 
 
 def draw(scene: Scene, lane: Lane, views: Sequence[View], top: float) -> float:
@@ -45,7 +46,7 @@ def _received(exchange: Exchange) -> list[float]:
 
 def _silence_before_cut(scene: Scene, exchange: Exchange, last: float, y: float) -> bool:
     end = exchange.ending
-    if end is None or end.kind != "cut" or end.at - last <= 0.12 * scene.axis.span:
+    if end is None or end.kind != "cut" or end.at - last <= max(0.12 * scene.axis.span, SILENCE):
         return False
     return _measure(scene, last, end.at, y, f"{duration(end.at - last)} silent", hot=True)
 
