@@ -50,8 +50,12 @@ def sockets() -> list[str]:
 
 
 def files() -> list[str]:
-    """Return what is in the run's private temporary folder, pytest's own folder aside."""
-    return sorted(path.name for path in Path(tempfile.gettempdir()).iterdir() if not path.name.startswith("pytest-of-"))
+    """Return what is in the run's private temporary folder, but for pytest's own folder and what an exercise made.
+
+    An exercise's cell may make a folder that Python removes at its exit. nbval kills its kernels, so there it stays.
+    """
+    own = ("pytest-of-", "exercise-")
+    return sorted(path.name for path in Path(tempfile.gettempdir()).iterdir() if not path.name.startswith(own))
 
 
 def threads() -> list[str]:

@@ -227,6 +227,7 @@ def serving(source: str, object_name: str, *, timeout: float | None = None) -> I
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
+                env={**os.environ, "TMPDIR": folder, "TEMP": folder, "TMP": folder},  # what it leaves goes with it
                 start_new_session=True,
             )
             try:

@@ -19,6 +19,7 @@ TITLE = "SSE keepalive and resume"
 OBJECT = "app"
 
 INTERVAL, KEEP = 0.5, 20  # as in the exercise: seconds of silence before a comment, ticks that the store keeps
+RUSH, AFTERWARDS = 12, 6  # ticks posted while the store is read, and when it surely was: no more than it keeps
 FIRST = 0.3  # seconds that a client waits for a first byte, before it takes for granted that it is listened to
 
 HINTS = (
@@ -274,20 +275,20 @@ async def check_gap(answer: AnswerUnderTest) -> None:
 
 async def come_back_in_the_rush(answer: AnswerUnderTest) -> tuple[list[str], Listener]:
     """Come back while ticks are posted all the time; return those posted since, and the client that heard them."""
-    new = values(answer, 16)
+    new = values(answer, RUSH + AFTERWARDS)
     (number,) = await post(answer, *values(answer, 1))
 
     async def rush() -> None:
         async with web() as posting:
-            for value in new[:-1]:
+            for value in new[:-AFTERWARDS]:
                 await put(answer, posting, value)
-                await asyncio.sleep(0.012)  # the store takes 0.2 s
+                await asyncio.sleep(0.016)  # the store takes 0.2 s
 
     rushing = asyncio.create_task(rush())
     try:
         async with listening(answer, number) as client:
             await rushing
-            await post(answer, new[-1])
+            await post(answer, *new[-AFTERWARDS:])
             await client.tick(new[-1])
     finally:
         rushing.cancel()
