@@ -68,7 +68,7 @@ MISCONCEPTIONS = {
     "ignores_the_header": Misconception.of(
         "You treat everyone as a new client. Who comes back with Last-Event-ID misses what was posted meanwhile, and "
         "is not told.",
-        {"resume", "gap"},
+        {"resume", "gap", "nothing_lost"},
         TUNNEL,
     ),
     "repeats_the_last": Misconception.of(
@@ -275,12 +275,12 @@ async def check_gap(answer: AnswerUnderTest) -> None:
 
 async def come_back_in_the_rush(answer: AnswerUnderTest) -> tuple[list[str], Listener]:
     """Come back while ticks are posted all the time; return those posted since, and the client that heard them."""
-    new = values(answer, RUSH + AFTERWARDS)
-    (number,) = await post(answer, *values(answer, 1))
+    new = values(answer, 1 + RUSH + AFTERWARDS)
+    number, _ = await post(answer, *values(answer, 1), new[0])
 
     async def rush() -> None:
         async with web() as posting:
-            for value in new[:-AFTERWARDS]:
+            for value in new[1:-AFTERWARDS]:
                 await put(answer, posting, value)
                 await asyncio.sleep(0.016)  # the store takes 0.2 s
 

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 from fastapi import Body, FastAPI
 from fastapi.responses import StreamingResponse
 
-FAILS = {"resume", "gap"}
+FAILS = {"resume", "gap", "nothing_lost"}
 
 INTERVAL = 0.5  # seconds of silence before a comment; in the world outside 15
 KEEP = 20  # ticks that the store keeps
