@@ -92,14 +92,14 @@ def test_the_folder_stays_as_long_as_someone_uses_it() -> None:
 
 def ends(program: str, *, kill: bool) -> Path:
     child = subprocess.Popen(
-        [sys.executable, "-c", STARTS + program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"{STARTS}input(); {program}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     folder = Path(child.stdout.readline().strip())
     assert folder.is_dir()
     if kill:
         child.send_signal(signal.SIGKILL)
-    child.communicate("")
+    child.communicate("" if kill else "\n")
     return folder.parent
 
 
