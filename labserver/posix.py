@@ -38,6 +38,7 @@ __all__ = [
     "reap",
     "remove",
     "run_before_others",
+    "start_keeper",
     "supervisor_command",
     "tree",
     "unsent",
@@ -512,6 +513,14 @@ def keeper_command(folder: Path) -> list[str]:
     end as well does not deceive it for more than half a second.
     """
     return [sys.executable, "-I", "-S", "-c", _KEEPER, str(os.getpid()), str(folder)]
+
+
+def start_keeper(folder: Path) -> "subprocess.Popen[bytes] | None":
+    """Start what removes `folder` when this process is killed; None where there is no such thing."""
+    if not available():
+        return None
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(keeper_command(folder), stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class _Folder:
         with _lock:
             if self._path is None:
                 self._path = Path(tempfile.mkdtemp(prefix="labserver-items-"))
-                self._keeper = _keeper(self._path)
+                self._keeper = posix.start_keeper(self._path)
             self._count += 1
             path = self._path / f"items-{self._count}.sqlite"
             self._files.add(path)
@@ -106,15 +106,6 @@ class _Folder:
                 shutil.rmtree(self._path, ignore_errors=True)
             self._path = self._keeper = None
             self._files.clear()
-
-
-def _keeper(folder: Path) -> "subprocess.Popen[bytes] | None":
-    """Start what removes the folder when this process is killed, where there is such a thing."""
-    if not posix.available():
-        return None
-    quiet = subprocess.DEVNULL
-    command = posix.keeper_command(folder)
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0)
 
 
 _lock = threading.RLock()

@@ -69,7 +69,7 @@ class _Disk:
         with self._lock:
             if self._path is None:
                 self._path = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-                self._keeper, self._owner = _keeper(self._path), os.getpid()
+                self._keeper, self._owner = posix.start_keeper(self._path), os.getpid()
                 for name, text in SAMPLES.items():
                     path = self._path / name
                     path.parent.mkdir(exist_ok=True)
@@ -97,15 +97,6 @@ class _Disk:
                     self._keeper.kill()
             shutil.rmtree(self._path, ignore_errors=True)
             self._path = self._keeper = None
-
-
-def _keeper(folder: Path) -> "subprocess.Popen[bytes] | None":
-    """Start what removes the folder when this process is killed, where there is such a thing."""
-    if not posix.available():
-        return None
-    quiet = subprocess.DEVNULL
-    command = posix.keeper_command(folder)
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, process_group=0)
 
 
 _disk = _Disk()
