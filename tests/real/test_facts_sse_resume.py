@@ -1,8 +1,10 @@
 """What notebook 06 teaches about asyncio, proxies and EventSource: each fails when a new version makes it untrue."""
 
 import asyncio
+import itertools
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from statistics import mean
 
@@ -156,7 +158,10 @@ async def test_nginx_cuts_a_quiet_stream_and_a_keepalive_holds_it(
 
 
 class Source:
-    """A server whose answers are given, one per request; it notes when and with which id each request came."""
+    """A server whose answers are given, one per request; it notes when and with which id each request came.
+
+    "cut" waits until the page has told that it heard: a browser may drop what came just before a connection broke.
+    """
 
     def __init__(self, *answers: tuple[int, str, str]) -> None:
         self.answers = answers
@@ -165,6 +170,11 @@ class Source:
         self.app = FastAPI()
         self.app.add_api_route("/", lambda: Response("<!doctype html>", media_type="text/html"))
         self.app.add_api_route("/events", self.answer)
+        self.app.add_api_route("/heard", self.hear)
+        self.heard: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def hear(self, data: str) -> None:
+        self.heard[data].set()
 
     async def answer(self, request: Request) -> Response:
         self.asked.append(request.headers.get("last-event-id"))
@@ -178,6 +188,7 @@ class Source:
             if ending == "open":
                 await asyncio.sleep(60)
             if ending == "cut":
+                await asyncio.wait_for(self.heard[body.partition("data: ")[2].strip()].wait(), TIMEOUT)
                 raise ConnectionError("cut")
 
         return StreamingResponse(stream(), media_type="text/event-stream")
@@ -187,7 +198,7 @@ LISTEN = """
 () => {
   window.heard = [];
   window.source = new EventSource("events");
-  source.onmessage = (event) => heard.push(event.data);
+  source.onmessage = (event) => { heard.push(event.data); if (window.tell) fetch("heard?data=" + event.data); };
   source.addEventListener("start", () => heard.push("start"));
   source.addEventListener("done", (event) => { heard.push("done " + event.data); if (window.polite) source.close(); });
 }
@@ -204,6 +215,7 @@ async def chrome(tmp_path_factory: pytest.TempPathFactory, require: Callable[[st
 async def listen(chrome: Browser, live: LiveServer) -> Page:
     page = await chrome.new_page()
     await page.goto(live.url)
+    await page.evaluate("() => { window.tell = true }")
     await page.evaluate(LISTEN)
     return page
 
@@ -218,7 +230,7 @@ async def test_event_source_says_what_it_saw_last_on_every_reconnect_and_obeys_r
         (200, "retry: 50\ndata: no id\n\n", "clean"),
         (200, "id: a-1\ndata: one\n\n", "cut"),
         (200, "id: a-2\ndata: two\n\nid: a-3\ndata: never finished\n", "clean"),
-        (200, "data: no id\n\n", "cut"),
+        (200, "data: still no id\n\n", "cut"),
         (200, "id: 0\ndata: zero\n\n", "clean"),
         (200, "id\ndata: cleared\n\n", "clean"),
         (200, "id: a-4\nevent: gap\ndata: nobody listens\n\n", "clean"),
@@ -228,7 +240,7 @@ async def test_event_source_says_what_it_saw_last_on_every_reconnect_and_obeys_r
         page = await listen(chrome, live)
         await page.wait_for_function(CLOSED, timeout=TIMEOUT * 1000)
         assert source.asked == [None, None, "a-1", "a-2", "a-2", "0", None, "a-4"]
-        assert await page.evaluate("heard") == ["no id", "one", "two", "no id", "zero", "cleared"]
+        assert await page.evaluate("heard") == ["no id", "one", "two", "still no id", "zero", "cleared"]
         assert source.at[-1] - source.at[0] < 3.0  # seven pauses, and not one of the default's three seconds
 
 
@@ -240,20 +252,18 @@ async def test_done_is_dispatched_and_then_the_work_is_done_again_unless_page_or
 
         async def listen_until(condition: str, path: str, polite: bool) -> tuple[list[str], int]:
             """Return what a page hears of a countdown, and how often it asks."""
-            before = len(asked())
+            visit = next(visits)
             page = await chrome.new_page()
             await page.goto(f"{live.url}/openapi.json")
             await page.evaluate(f"() => {{ window.polite = {str(polite).lower()} }}")
-            await page.evaluate(LISTEN.replace('"events"', f'"{path}/events/countdown"'))
+            await page.evaluate(LISTEN.replace('"events"', f'"{path}/events/countdown?visit={visit}"'))
             await page.wait_for_function(condition, timeout=TIMEOUT * 1000)
             await asyncio.sleep(0.3)  # six times the pause before a reconnect
             heard = await page.evaluate("heard")
             await page.close()
-            return heard, len(asked()) - before
+            return heard, sum(f"visit={visit} " in line for line in live.logs())
 
-        def asked() -> list[str]:
-            return [line for line in live.logs() if "countdown" in line]
-
+        visits = itertools.count()
         twin, once = "/broken/done_without_close", ["3", "2", "1", "done complete"]
         heard, requests = await listen_until("() => heard.length >= 16", twin, polite=False)
         assert heard[:16] == once * 4
