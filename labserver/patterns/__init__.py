@@ -6,17 +6,17 @@ copy of the module for every server, so that no server sees another's state.
 
 __all__ = ["HELPERS", "TOPICS"]
 
-TOPICS = (
-    "websocket_basics",
-    "websocket_auth",
-    "connection_manager",
-    "heartbeats",
-    "server_sent_events",
-    "sse_resume",
-    "ndjson",
-    "files",
-)
-"""The topics in the order of the notebooks; their routes are added in this order."""
+TOPICS = {
+    "websocket_basics": 1,
+    "websocket_auth": 2,
+    "connection_manager": 3,
+    "heartbeats": 4,
+    "server_sent_events": 5,
+    "sse_resume": 6,
+    "ndjson": 7,
+    "files": 8,
+}
+"""Each topic with the number of the notebook that teaches it; their routes are added in this order."""
 
 HELPERS = ("items", "origin")
 """Modules without routes: what several patterns use."""

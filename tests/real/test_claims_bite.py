@@ -26,8 +26,8 @@ OTHER_FAULTS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameErr
 
 
 def notebook_of(twin: Twin) -> Path:
-    """Return the notebook that teaches this twin's pattern: topics stand in the order of the notebooks, from 01."""
-    (found,) = ROOT.glob(f"notebooks/{TOPICS.index(twin.pattern) + 1:02}_*.ipynb")
+    """Return the notebook that teaches this twin's pattern."""
+    (found,) = ROOT.glob(f"notebooks/{TOPICS[twin.pattern]:02}_*.ipynb")
     return found
 
 

@@ -16,7 +16,7 @@ from labserver.stage import lab_app, rescue, start
 from labserver.stage.lab import Twin, fresh, topics, twins
 
 MODULES = {
-    "patterns/__init__": 'TOPICS = ("second", "first")',
+    "patterns/__init__": 'TOPICS = {"second": 1, "first": 2}',
     "patterns/first": """
         from __future__ import annotations
         from contextlib import asynccontextmanager
