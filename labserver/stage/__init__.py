@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from labserver.stage.claims import at_least, at_most, between, claim, predict, reveal
     from labserver.stage.databases import Database, database
     from labserver.stage.files import RemoteFiles, download_folder, make_file, remote_files
+    from labserver.stage.gauge import Samples, Usage, usage, watch
     from labserver.stage.lab import lab_app
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
@@ -30,8 +31,10 @@ _HOMES = {
     "LiveServer": "server",
     "Picture": "rich",
     "RemoteFiles": "files",
+    "Samples": "gauge",
     "Series": "plots",
     "Tape": "tape",
+    "Usage": "gauge",
     "WireEvent": "wire",
     "allow_asyncio_run": "loops",
     "at_least": "claims",
@@ -55,6 +58,8 @@ _HOMES = {
     "show": "source",
     "start": "server",
     "tapes": "tape",
+    "usage": "gauge",
+    "watch": "gauge",
 }
 
 __all__ = [
@@ -64,8 +69,10 @@ __all__ = [
     "LiveServer",
     "Picture",
     "RemoteFiles",
+    "Samples",
     "Series",
     "Tape",
+    "Usage",
     "WireEvent",
     "allow_asyncio_run",
     "at_least",
@@ -89,6 +96,8 @@ __all__ = [
     "show",
     "start",
     "tapes",
+    "usage",
+    "watch",
 ]
 
 

@@ -47,6 +47,8 @@ class Runner(Protocol):
 
     @property
     def alive(self) -> bool: ...
+    @property
+    def pid(self) -> int | None: ...
     def launch(self, timeout: float) -> None: ...
     def stop(self, timeout: float) -> bool: ...
     def submit(self, coro: Coroutine[Any, Any, Any]) -> "Future[Any]": ...
@@ -71,6 +73,10 @@ class _InThread:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive() and self._engine.started.is_set()
+
+    @property
+    def pid(self) -> int | None:
+        return os.getpid()
 
     def launch(self, timeout: float) -> None:
         """Start and wait until requests are answered.
@@ -188,6 +194,11 @@ class LiveServer:
     def kind(self) -> str:
         """Where it runs: "thread", or "process" for a child."""
         return self._runner.kind
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process it runs in: this one, or the child. A notebook never prints it."""
+        return self._runner.pid
 
     def logs(self) -> list[str]:
         """Return what the server logged, oldest first, without times and levels; the last ones only (see settings)."""

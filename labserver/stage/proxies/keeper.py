@@ -59,6 +59,11 @@ class Kept:
         """Whether the program runs."""
         return self._program.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._program.pid
+
     def stop(self) -> None:
         """Kill the program and what it started, and remove its folder. Again is harmless."""
         self._end(self._keeper, self._program)

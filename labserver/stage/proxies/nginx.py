@@ -47,8 +47,9 @@ http {{
     sendfile on;
     map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
     server {{
-        listen 127.0.0.1:{port} default_server;
+        listen 127.0.0.1:{port}{ssl} default_server;
         http2 {http2};
+        {certificate}
         gzip {gzip};
         gzip_types text/event-stream application/x-ndjson application/jsonl application/json text/plain;
         gzip_min_length 0;
@@ -67,7 +68,7 @@ http {{
         {accel}
     }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{ssl};
         server_name {ready};
         return 204;
     }}
@@ -75,6 +76,7 @@ http {{
 """
 UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;"
 NO_UPGRADE = "proxy_set_header Connection close;"
+CERTIFICATE = "ssl_certificate certificate; ssl_certificate_key key;"
 FILES = "location {place} {{ internal; alias files/; }}"
 
 _STAMP = re.compile(r"^[\d/]+ [\d:]+ \[(\w+)\] \d+#\d+: (?:\*\d+ )?")  # time, level, process#thread, *connection
@@ -86,8 +88,9 @@ class Nginx(Proxy):
 
     kind = "nginx"
 
-    def __init__(self, name: str, program: str, options: dict[str, Any], accel: Path | None) -> None:
+    def __init__(self, name: str, program: str, options: dict[str, Any], accel: Path | None, tls: bool) -> None:
         super().__init__(name)
+        self.tls = tls
         self._lines: list[str] = []
         self._folder = Path(tempfile.mkdtemp(prefix="labserver-nginx-"))
         self._kept: Kept | None = None
@@ -107,6 +110,24 @@ class Nginx(Proxy):
     @property
     def alive(self) -> bool:
         return self._kept is not None and self._kept.alive
+
+    @property
+    def pid(self) -> int | None:
+        """The id of its one process. A notebook never prints it."""
+        return self._kept.pid if self._kept is not None else None
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate of the authority that signed its own, PEM; a client that is to trust it gets this file.
+
+        For httpx: `verify=ssl.create_default_context(cafile=front.ca_file)`; for curl: `--cacert`.
+
+        Raises:
+            LabError: it does not speak TLS.
+        """
+        if not self.tls:
+            raise LabError("This nginx has no certificate: start it with nginx(..., tls=True).")
+        return self._folder / "ca.pem"
 
     def logs(self) -> list[str]:
         """Return the lines of its error log from "warn" up, oldest first, without times, process ids and ports.
@@ -128,14 +149,29 @@ class Nginx(Proxy):
         if accel is not None:
             (self._folder / "files").symlink_to(accel, target_is_directory=True)  # so that no name needs quotes
         files = FILES.format(place=ACCEL) if accel is not None else ""
+        options |= {"ssl": " ssl", "certificate": CERTIFICATE} if self.tls else {"ssl": "", "certificate": ""}
+        if self.tls:
+            self._certify()
         config = CONFIG.format(port=self.port, ready=READY, accel=files, files=4096, **options)
         (self._folder / "conf").write_text(config, encoding="utf-8")
+
+    def _certify(self) -> None:
+        """Make an authority and have it sign a certificate for this machine's names, `*.example` included."""
+        import trustme  # only who asks for TLS pays for it
+
+        authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        own = authority.issue_cert(*NAMES)
+        authority.cert_pem.write_to_path(self._folder / "ca.pem")
+        own.private_key_pem.write_to_path(self._folder / "key")
+        for blob in own.cert_chain_pems:
+            blob.write_to_path(self._folder / "certificate", append=True)
 
     def _await_answer(self, timeout: float) -> None:
         """Wait until nginx itself, not its upstream, answers a request."""
         until = time.monotonic() + timeout
-        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port)) as probe:
-            probe.settimeout(PULSE)
+        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port)) as plain:
+            plain.settimeout(PULSE)
+            probe = self._encrypted(plain, until) if self.tls else plain
             probe.sendall(f"GET / HTTP/1.1\r\nHost: {READY}\r\nConnection: close\r\n\r\n".encode())
             while self.alive and time.monotonic() < until:
                 with contextlib.suppress(TimeoutError):
