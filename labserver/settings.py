@@ -44,6 +44,14 @@ class Settings(BaseSettings):
     tickets_max: int = Field(
         10_000, gt=0, description="Number of tickets that wait to be used, 3 MB of them; one more drops the oldest."
     )
+    prompt_ttl: float = Field(
+        30.0, gt=0, description="Seconds a prompt waits for its stream: a page connects at once; a prompt is private."
+    )
+    prompts_max: int = Field(
+        1000,
+        gt=0,
+        description="Number of prompts that wait for their streams, 32 MB at most; one more drops the oldest.",
+    )
     first_message_timeout: float = Field(
         5.0,
         gt=0,
