@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from labserver.stage.browsers import browser
     from labserver.stage.claims import at_least, at_most, between, claim, predict, reveal
     from labserver.stage.databases import Database, database
     from labserver.stage.files import RemoteFiles, download_folder, make_file, remote_files
@@ -41,6 +42,7 @@ _HOMES = {
     "at_most": "claims",
     "bars": "plots",
     "between": "claims",
+    "browser": "browsers",
     "claim": "claims",
     "compare": "source",
     "database": "databases",
@@ -79,6 +81,7 @@ __all__ = [
     "at_most",
     "bars",
     "between",
+    "browser",
     "claim",
     "compare",
     "database",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from websockets.sync.client import connect
 
 from labserver.errors import LabError
 from labserver.stage import fault_proxy, nginx, parts, rescue, start
+from labserver.stage.proxies.nginx import Nginx
 from labserver.stage.server import LiveServer
 
 QUICK = 0.3  # seconds to start or to stop with streams open, at the best of three: ten times what it takes
@@ -276,3 +278,44 @@ def test_an_nginx_that_does_not_start_says_why_and_leaves_nothing(
     with pytest.raises(LabError, match=r'nginx did not start: .* unknown directive "http2"'):
         nginx("http://127.0.0.1:1")
     assert set(Path(tempfile.gettempdir()).glob("labserver-nginx-*")) == before
+
+
+def alpn(front: Nginx, offered: list[str]) -> str | None:
+    """Return the protocol that a client and `front` choose, the client trusting its authority alone."""
+    context = ssl.create_default_context(cafile=front.ca_file)
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", front.port), 5) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+    ):
+        return client.selected_alpn_protocol()
+
+
+def test_over_tls_http2_is_chosen_in_the_handshake(live: LiveServer) -> None:
+    for http2, chosen in ((True, "h2"), (False, "http/1.1")):
+        with nginx(live, tls=True, http2=http2) as front:
+            assert alpn(front, ["h2", "http/1.1"]) == chosen
+            assert alpn(front, ["http/1.1"]) == "http/1.1"
+
+
+def test_over_tls_requests_and_websockets_go_through_for_who_trusts_it(live: LiveServer) -> None:
+    with nginx(live, tls=True) as front:
+        assert (front.url, front.ws_url) == (f"https://127.0.0.1:{front.port}", f"wss://127.0.0.1:{front.port}")
+        trusting = ssl.create_default_context(cafile=front.ca_file)
+        assert httpx.get(front.url, verify=trusting).json()["x-forwarded-proto"] == "https"
+        with connect(f"{front.ws_url}/echo", ssl=trusting) as websocket:
+            websocket.send("through")
+            assert websocket.recv(5) == "through"
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(front.url)
+        with pytest.raises(LabError, match="A tape can't read what TLS encrypts"):
+            front.tape()
+        assert front.logs() == []
+    assert not front.ca_file.exists()
+
+
+def test_its_key_is_its_owners_alone_and_without_tls_there_is_none(live: LiveServer) -> None:
+    with nginx(live, tls=True) as front:
+        assert front.ca_file.parent.stat().st_mode & 0o777 == 0o700
+    with pytest.raises(LabError, match="start it with nginx"):
+        nginx(live).ca_file  # noqa: B018 - asking is enough

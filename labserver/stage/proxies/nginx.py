@@ -26,6 +26,7 @@ __all__ = ["Nginx", "nginx"]
 
 ACCEL = "/accel/"  # where an app's X-Accel-Redirect finds the files of `accel=`
 READY = "ready.labserver.invalid"  # the host name under which nginx itself answers that it is up (RFC 2606)
+NAMES = ("127.0.0.1", "localhost", "*.example")  # for which it has a certificate (.example: RFC 2606)
 PULSE = 0.01  # seconds between two looks whether a starting nginx has given up
 
 CONFIG = """
@@ -169,13 +170,13 @@ class Nginx(Proxy):
     def _await_answer(self, timeout: float) -> None:
         """Wait until nginx itself, not its upstream, answers a request."""
         until = time.monotonic() + timeout
-        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port)) as plain:
-            plain.settimeout(PULSE)
-            probe = self._encrypted(plain, until) if self.tls else plain
+        ready = b"HTTP/1.1 " + (b"400" if self.tls else b"204")  # where TLS is spoken, plain HTTP is refused, by nginx
+        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port)) as probe:
+            probe.settimeout(PULSE)
             probe.sendall(f"GET / HTTP/1.1\r\nHost: {READY}\r\nConnection: close\r\n\r\n".encode())
             while self.alive and time.monotonic() < until:
                 with contextlib.suppress(TimeoutError):
-                    if probe.recv(64).startswith(b"HTTP/1.1 204"):
+                    if probe.recv(64).startswith(ready):
                         return
                     break
         said = self.logs() or [f"it did not answer within {timeout:g} s"]
@@ -198,6 +199,7 @@ def nginx(
     buffering: bool = True,
     gzip: bool = False,
     http2: bool = False,
+    tls: bool = False,
     upgrade: bool = True,
     accel: str | os.PathLike[str] | None = None,
     name: str = "nginx",
@@ -210,7 +212,10 @@ def nginx(
             nothing (`proxy_send_timeout`), after which nginx hangs up; its own default is 60.
         buffering: `proxy_buffering`; a response's `X-Accel-Buffering: no` turns it off for that response.
         gzip: compress for clients that accept it, event streams and NDJSON too.
-        http2: speak HTTP/2 without TLS as well, to clients that begin with it ("prior knowledge").
+        http2: speak HTTP/2 as well: with TLS to clients that choose it in the handshake (ALPN), as browsers do; without
+            TLS to those that begin with it ("prior knowledge"), which no browser does.
+        tls: speak TLS, and nothing else, with a certificate made here; `.url` is https then. Clients find the
+            certificate of the authority behind it in `.ca_file`; `stage.browser()` accepts it without.
         upgrade: pass the headers `Upgrade` and `Connection` on, without which there are no WebSockets.
         accel: a folder; an app that answers `X-Accel-Redirect: /accel/<name>` has nginx send the file of that name.
         name: two names are two proxies side by side.
@@ -228,7 +233,7 @@ def nginx(
     if not part.available:
         raise LabError(f"nginx is not available: {part.reason}")
     options = _options(target, read_timeout, buffering, gzip, http2, upgrade)
-    return replace(name, lambda: Nginx(name, part.detail, options, folder))
+    return replace(name, lambda: Nginx(name, part.detail, options, folder, tls))
 
 
 def _options(
