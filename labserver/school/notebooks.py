@@ -3,6 +3,7 @@
 `python -m labserver.school.notebooks run PATHS` executes each notebook in a fresh kernel and writes its outputs;
 `... lint PATHS` says what would make a stored notebook compare nothing, or show nothing, or differ on each machine.
 nbval compares plain text; a picture is rewritten only when its text twin changed, so that a run leaves no noise behind.
+What a cell is in a slide show is set by rule on each run; `... slides PATHS` sets that alone.
 """
 
 import json
@@ -23,8 +24,9 @@ from nbformat import NotebookNode
 from rich.console import Console
 
 from labserver.errors import LabError
+from labserver.school.slides import TYPES, set_slide_types
 
-__all__ = ["CELL_TIMEOUT", "Finding", "execute", "lint", "normalise", "read", "run", "write"]
+__all__ = ["CELL_TIMEOUT", "Finding", "execute", "lint", "normalise", "read", "run", "set_slides", "write"]
 
 CELL_TIMEOUT = 60
 """Seconds for one cell: a whole notebook takes less, so a cell that needs them all waits for something lost."""
@@ -132,6 +134,7 @@ def normalise(notebook: NotebookNode, before: NotebookNode | None = None) -> Not
             for output in cell.outputs:
                 if output.output_type == "execute_result":
                     output.execution_count = count
+    set_slide_types(cells)
     metadata: dict[str, Any] = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     if "labserver" in notebook.metadata:
         metadata["labserver"] = notebook.metadata.labserver
@@ -151,6 +154,21 @@ def run(path: Path, *, redraw: bool = False) -> bool:
     """
     before = read(path)
     return write(normalise(execute(before, path.parent), None if redraw else before), path)
+
+
+def set_slides(path: Path, *, anew: bool = False) -> bool:
+    """Say of each cell of a stored notebook what it is in a slide show, without running it; return whether it changed.
+
+    Args:
+        path: the notebook.
+        anew: forget what its cells say, also what a person has set.
+
+    Raises:
+        LabError: if it is no notebook.
+    """
+    notebook = read(path)
+    set_slide_types(notebook.cells, anew=anew)
+    return write(notebook, path)
 
 
 def lint(path: Path) -> list[Finding]:
@@ -242,6 +260,8 @@ def _lint_headings(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
 def _lint_cell(cell: NotebookNode) -> Iterator[str]:
     if re.search(r"!\[\s*\]\(", cell.source) or any(_images_without_alt(cell.source)):
         yield "a picture in the text has no alternative text: describe it."
+    if cell.metadata.get("slideshow", {}).get("slide_type") not in TYPES:
+        yield "it does not say what it is in a slide show: run `make notebooks`."
     if cell.cell_type != "code" or not cell.source.strip():
         return
     if cell.execution_count is None:
@@ -296,6 +316,16 @@ def run_command(
             print(f"{path}: {'changed' if run(path, redraw=redraw) else 'as it was'}", flush=True)
         except LabError as error:
             raise LabError(f"{path}: {error}") from None
+
+
+@commands.command("slides")
+def slides_command(
+    paths: Paths,
+    anew: Annotated[bool, typer.Option(help="Forget what the cells say, also what a person has set.")] = False,
+) -> None:
+    """Say of each cell what it is in a slide show, by rule, without running anything."""
+    for path in _find(paths):
+        print(f"{path}: {'changed' if set_slides(path, anew=anew) else 'as it was'}")
 
 
 @commands.command("lint")

@@ -14,7 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from typer.testing import CliRunner
 
 from labserver.errors import LabError
-from labserver.school.notebooks import commands, lint, normalise, read, run, write
+from labserver.school.notebooks import commands, lint, normalise, read, run, set_slides, write
+from labserver.school.slides import set_slide_types
 
 ROOT = Path(__file__).resolve().parents[2]
 RANDOM_PICTURE = """\
@@ -39,6 +40,7 @@ def sound() -> NotebookNode:
         new_code_cell("1", id="first", execution_count=1, outputs=[stream("it holds\n")]),
         new_code_cell("2", id="second", execution_count=2, outputs=[shown()]),
     ]
+    set_slide_types(cells)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
@@ -96,6 +98,13 @@ BROKEN: list[tuple[str, Callable[[NotebookNode], None], str, str]] = [
     ("same ids", _set(1, id="second"), "", "two have the same"),
     ("no id", lambda notebook: notebook.cells[1].pop("id"), "", "a cell has no id"),
     ("other kernel", _kernel, "", "python3"),
+    ("no slide", _set(1, metadata=nbformat.from_dict({"tags": []})), "first", "in a slide show"),
+    (
+        "unknown slide",
+        _set(2, metadata=nbformat.from_dict({"slideshow": {"slide_type": "page"}})),
+        "second",
+        "in a slide show",
+    ),
 ]
 
 
@@ -121,7 +130,8 @@ def test_each_rule_names_notebook_and_cell(
 
 def test_a_declared_error_is_no_finding(tmp_path: Path) -> None:
     notebook = sound()
-    notebook.cells[1].update(outputs=[error()], metadata=nbformat.from_dict({"tags": ["raises-exception"]}))
+    notebook.cells[1].update(outputs=[error()])
+    notebook.cells[1].metadata["tags"] = ["raises-exception"]
     assert lint(stored(notebook, tmp_path)) == []
 
 
@@ -172,12 +182,24 @@ def test_normalising_drops_what_tools_left_and_keeps_what_people_wrote() -> None
     )
     notebook = new_notebook(cells=[cell], metadata={"widgets": {}, "labserver": {"exercise": "01"}})
     once = normalise(notebook)
-    assert once.cells[0].metadata == {"tags": ["answer"]}
+    assert once.cells[0].metadata == {"tags": ["answer"], "slideshow": {"slide_type": "subslide"}}
     assert once.cells[0].execution_count == 1
     assert [(out.name, out.text) for out in once.cells[0].outputs] == [("stdout", "ab"), ("stderr", "c")]
     assert set(once.metadata) == {"kernelspec", "language_info", "labserver"}
     assert normalise(once) == once
     assert cell.execution_count == 9  # the notebook that was given stays as it is
+
+
+def test_slides_are_set_without_running_anything(tmp_path: Path) -> None:
+    notebook = sound()
+    for cell in notebook.cells:
+        del cell.metadata["slideshow"]
+    path = stored(notebook, tmp_path)
+    assert len(lint(path)) == 3
+    assert set_slides(path) is True
+    assert lint(path) == []
+    assert [cell.get("outputs") for cell in read(path).cells] == [cell.get("outputs") for cell in notebook.cells]
+    assert set_slides(path) is False
 
 
 def test_a_failing_cell_leaves_the_file_as_it_was(tmp_path: Path) -> None:
