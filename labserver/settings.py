@@ -29,6 +29,21 @@ class Settings(BaseSettings):
         "fake", description="Which LLM endpoint is asked. A key in the environment changes nothing by itself."
     )
     model: str = Field("claude-sonnet-4-6", description="The model's name. No notebook names it.")
+    llm_url: str | None = Field(
+        None, pattern=r"^https?://[^/]", description="URL of a Messages API. Unset, the lab starts one as `llm` says."
+    )
+    llm_max_tokens: int = Field(
+        1024, gt=0, description="Tokens one answer may have, about two pages; a runaway one costs no more than 2 cents."
+    )
+    llm_timeout: float = Field(
+        30.0, gt=0, description="Seconds an LLM may take to connect and between two events: Anthropic pings meanwhile."
+    )
+    llm_input_price: float = Field(
+        3.0, ge=0, description="Dollars per million tokens read by `model`, as Anthropic lists it, November 2026."
+    )
+    llm_output_price: float = Field(
+        15.0, ge=0, description="Dollars per million tokens written by `model`, as Anthropic lists it, November 2026."
+    )
     redis_url: str | None = Field(None, description="A broker of your own; unset, the lab starts an embedded Valkey.")
     secret: SecretStr | None = Field(
         None, description="Signs tokens; 32 bytes or more (RFC 7518, 3.2). Unset, each server of the stage makes one."
@@ -139,6 +154,35 @@ class Settings(BaseSettings):
         None,
         pattern="^[0-9a-z]{1,16}$",
         description="Names the log's life in each SSE id. Unset, each start draws one; notebooks set it.",
+    )
+    feed_log_records: int = Field(
+        1000, gt=0, description="Quotes kept for who comes back or reads slowly: minutes of a lively feed, and 200 kB."
+    )
+    feed_heartbeat: float = Field(
+        15.0, gt=0, description="Seconds of silence before a heartbeat record: proxies hang up after 60."
+    )
+    feed_first_id: int | None = Field(
+        None,
+        ge=1,
+        le=2**52,
+        description="Id of a server's first quote. Unset, its start in ms since 1970, so that no id comes twice.",
+    )
+    meter_seconds: float = Field(
+        0.5, gt=0, description="Seconds a reading blocks its thread: as long as a slow query, long enough to be seen."
+    )
+    meter_threads: int = Field(
+        8, gt=0, description="Number of threads for readings: as many as the meters bear; AnyIO's 40 stay for all else."
+    )
+    password_rounds: int = Field(
+        600_000,
+        gt=0,
+        description="Number of PBKDF2's rounds for a password: what OWASP asks for, a quarter of a second.",
+    )
+    password_threads: int = Field(
+        2, gt=0, description="Number of passwords computed at a time: more than there are cores gain nothing."
+    )
+    alarm_outbox: int = Field(
+        100, gt=0, description="Number of alarms that wait for one slow reader; one more drops the oldest."
     )
 
 

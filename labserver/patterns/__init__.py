@@ -15,6 +15,9 @@ TOPICS = {
     "sse_resume": 6,
     "ndjson": 7,
     "files": 8,
+    "llm_tokens": 9,
+    "blocking": 12,
+    "transports": 15,
 }
 """Each topic with the number of the notebook that teaches it; their routes are added in this order."""
 
