@@ -61,7 +61,7 @@ def test_a_text_stands_with_the_cell_that_it_introduces() -> None:
 
 def test_what_a_person_has_set_stays_until_it_is_to_be_forgotten() -> None:
     own = from_dict({"slide_type": "skip", "data": {"state": "calm"}})
-    cells = [words("# Title"), new_code_cell("1", metadata={"slideshow": own}), picture(640), words()]
+    cells = [words("# Title\n\ntext"), new_code_cell("1", metadata={"slideshow": own}), picture(640), words()]
     assert types(*cells) == ["slide", "skip", "subslide", "-"]
     assert types(*cells) == ["slide", "skip", "subslide", "-"]  # and by rule is the same once more
     assert cells[1].metadata.slideshow.data == {"state": "calm"}
