@@ -33,16 +33,16 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://[^/]", description="URL of a Messages API. Unset, the lab starts one as `llm` says."
     )
     llm_max_tokens: int = Field(
-        1024, gt=0, description="Tokens one answer may have, about two pages; a runaway one costs no more than 2 cents."
+        1024, gt=0, description="Number of tokens one answer may have: two pages, and a runaway one costs 2 cents."
     )
     llm_timeout: float = Field(
         30.0, gt=0, description="Seconds an LLM may take to connect and between two events: Anthropic pings meanwhile."
     )
     llm_input_price: float = Field(
-        3.0, ge=0, description="Dollars per million tokens read by `model`, as Anthropic lists it, November 2026."
+        3.0, ge=0, description="Number of dollars that `model` takes to read a million tokens, November 2026."
     )
     llm_output_price: float = Field(
-        15.0, ge=0, description="Dollars per million tokens written by `model`, as Anthropic lists it, November 2026."
+        15.0, ge=0, description="Number of dollars that `model` takes to write a million tokens, November 2026."
     )
     redis_url: str | None = Field(None, description="A broker of your own; unset, the lab starts an embedded Valkey.")
     secret: SecretStr | None = Field(

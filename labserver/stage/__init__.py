@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from labserver.stage.files import RemoteFiles, download_folder, make_file, remote_files
     from labserver.stage.gauge import Samples, Usage, usage, watch
     from labserver.stage.lab import lab_app
+    from labserver.stage.llms.ledger import LlmRequest
+    from labserver.stage.llms.stand import Llm, fake_llm
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
     from labserver.stage.plots import Band, Bar, Series, bars, plot
@@ -30,6 +32,8 @@ _HOMES = {
     "Bar": "plots",
     "Database": "databases",
     "LiveServer": "server",
+    "Llm": "llms.stand",
+    "LlmRequest": "llms.ledger",
     "Picture": "rich",
     "RemoteFiles": "files",
     "Samples": "gauge",
@@ -47,6 +51,7 @@ _HOMES = {
     "compare": "source",
     "database": "databases",
     "download_folder": "files",
+    "fake_llm": "llms.stand",
     "fault_proxy": "proxies.fault_proxy",
     "lab_app": "lab",
     "make_file": "files",
@@ -69,6 +74,8 @@ __all__ = [
     "Bar",
     "Database",
     "LiveServer",
+    "Llm",
+    "LlmRequest",
     "Picture",
     "RemoteFiles",
     "Samples",
@@ -86,6 +93,7 @@ __all__ = [
     "compare",
     "database",
     "download_folder",
+    "fake_llm",
     "fault_proxy",
     "lab_app",
     "make_file",
