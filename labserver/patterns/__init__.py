@@ -16,6 +16,7 @@ TOPICS = {
     "ndjson": 7,
     "files": 8,
     "llm_tokens": 9,
+    "backpressure": 10,
     "blocking": 12,
     "transports": 15,
 }
