@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     goodbye_timeout: float = Field(
         1.0, gt=0, description="Seconds to wait for a client that should be told why it is sent away: it may not read."
     )
+    pump_lines: int = Field(
+        16, gt=0, description="Number of lines that wait between source and client: 1 MiB of the largest, per stream."
+    )
     database_url: str | None = Field(
         None, description="Where the items are, for SQLAlchemy's asyncio; unset, the lab makes a small SQLite file."
     )
