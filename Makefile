@@ -6,8 +6,9 @@
 #   make notebooks run every notebook, write outputs   make exercises  write exercises/ from solutions/
 #   make soak      the long repetitions, resumable     make upgrade    re-lock, export, re-run everything
 #   make picture   the README's picture                make clean      remove environments and caches
+#   make slides    notebooks as slides, shown without a network: ARGS="05 06", or all of them
 #
-# PYTHON=3.13 uses another Python in an environment of its own; ARGS="..." goes to JupyterLab or pytest.
+# PYTHON=3.13 uses another Python in an environment of its own; ARGS="..." goes to JupyterLab, pytest or the slides.
 
 PYTHON ?= python3
 ARGS ?=
@@ -74,6 +75,9 @@ notebooks: env
 exercises: env
 	$(PY) -m labserver exercises build
 
+slides: env
+	$(PY) -m labserver slides $(or $(ARGS),notebooks/*.ipynb)
+
 picture: env
 	$(PY) tests/real/screenshots.py --readme
 
@@ -91,4 +95,4 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 stale:
-.PHONY: env lab test lint fmt notebooks exercises picture soak upgrade clean stale
+.PHONY: env lab test lint fmt notebooks exercises slides picture soak upgrade clean stale

@@ -29,4 +29,6 @@ def test_a_usage_error_exits_with_2_and_no_traceback(arguments: list[str], said:
 
 def test_help_lists_every_command() -> None:
     said = run("--help").stdout
-    assert [name for name in ("serve", "doctor", "token", "exercises", "grade", "next") if name not in said] == []
+    assert [
+        name for name in ("serve", "doctor", "token", "exercises", "grade", "next", "slides") if name not in said
+    ] == []
