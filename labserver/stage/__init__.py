@@ -14,27 +14,34 @@ if TYPE_CHECKING:
     from labserver.stage.files import RemoteFiles, download_folder, make_file, remote_files
     from labserver.stage.gauge import Samples, Usage, usage, watch
     from labserver.stage.lab import lab_app
+    from labserver.stage.llms.bill import Bill
     from labserver.stage.llms.ledger import LlmRequest
-    from labserver.stage.llms.stand import Llm, fake_llm
+    from labserver.stage.llms.stand import Llm, fake_llm, llm
     from labserver.stage.loops import allow_asyncio_run
     from labserver.stage.panel import page
     from labserver.stage.plots import Band, Bar, Series, bars, plot
     from labserver.stage.proxies.fault_proxy import fault_proxy
     from labserver.stage.proxies.nginx import nginx
+    from labserver.stage.questions import Choice, Question, quiz
     from labserver.stage.rich import Picture
     from labserver.stage.server import LiveServer, rescue, start
     from labserver.stage.source import compare, show
+    from labserver.stage.tables import Cell, table
     from labserver.stage.tape import Tape, tapes
     from labserver.stage.wire import WireEvent
 
 _HOMES = {
     "Band": "plots",
     "Bar": "plots",
+    "Bill": "llms.bill",
+    "Cell": "tables",
+    "Choice": "questions",
     "Database": "databases",
     "LiveServer": "server",
     "Llm": "llms.stand",
     "LlmRequest": "llms.ledger",
     "Picture": "rich",
+    "Question": "questions",
     "RemoteFiles": "files",
     "Samples": "gauge",
     "Series": "plots",
@@ -54,16 +61,19 @@ _HOMES = {
     "fake_llm": "llms.stand",
     "fault_proxy": "proxies.fault_proxy",
     "lab_app": "lab",
+    "llm": "llms.stand",
     "make_file": "files",
     "nginx": "proxies.nginx",
     "page": "panel",
     "plot": "plots",
     "predict": "claims",
+    "quiz": "questions",
     "remote_files": "files",
     "rescue": "server",
     "reveal": "claims",
     "show": "source",
     "start": "server",
+    "table": "tables",
     "tapes": "tape",
     "usage": "gauge",
     "watch": "gauge",
@@ -72,11 +82,15 @@ _HOMES = {
 __all__ = [
     "Band",
     "Bar",
+    "Bill",
+    "Cell",
+    "Choice",
     "Database",
     "LiveServer",
     "Llm",
     "LlmRequest",
     "Picture",
+    "Question",
     "RemoteFiles",
     "Samples",
     "Series",
@@ -96,16 +110,19 @@ __all__ = [
     "fake_llm",
     "fault_proxy",
     "lab_app",
+    "llm",
     "make_file",
     "nginx",
     "page",
     "plot",
     "predict",
+    "quiz",
     "remote_files",
     "rescue",
     "reveal",
     "show",
     "start",
+    "table",
     "tapes",
     "usage",
     "watch",
