@@ -42,7 +42,8 @@ def present(notebook: Path) -> str:
 
     from labserver.school.notebooks import read
 
-    exporter: Any = SlidesExporter(raw_template=TEMPLATE.read_text(encoding="utf-8"))
+    untyped: Any = SlidesExporter
+    exporter = untyped(raw_template=TEMPLATE.read_text(encoding="utf-8"))
     resources = {"metadata": {"name": notebook.stem}, "slide": {"width": WIDTH, "height": HEIGHT}}
     page, _ = exporter.from_notebook_node(read(notebook), resources)
     return str(page)
