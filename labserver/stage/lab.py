@@ -28,6 +28,7 @@ from labserver.service.app import create_app
 from labserver.settings import Settings, get_settings
 from labserver.stage import files
 from labserver.stage.databases import OwnDatabase
+from labserver.stage.llms.own import OwnLlm
 from labserver.stage.server import give_settings
 
 __all__ = ["Twin", "fresh", "lab_app", "topics", "twins"]
@@ -112,7 +113,7 @@ def lab_app(
 
         needs_process = process.in_child()
     known = twins(broken)
-    own, stack = OwnDatabase(), AsyncExitStack()
+    own, stack = _Own(), AsyncExitStack()
     app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(stack, own))
     for name in topics(patterns):
         module = fresh(f"{patterns.__name__}.{name}")
@@ -146,13 +147,20 @@ def _twin(file: Path) -> Twin:
     return Twin(file.stem, str(says["PATTERN"]), str(says["WRONG"]), bool(says.get("NEEDS_PROCESS", False)))
 
 
+class _Own:
+    """What one lab has of its own, where its settings name none."""
+
+    def __init__(self) -> None:
+        self.database, self.llm = OwnDatabase(), OwnLlm()
+
+
 class _TwinApp:
     """A twin's app, made from a fresh copy of its module when it is first asked: most servers never ask for most.
 
     Its lifespan begins then, and ends with that of the lab's app.
     """
 
-    def __init__(self, twin: Twin, package: ModuleType, own: OwnDatabase, stack: AsyncExitStack) -> None:
+    def __init__(self, twin: Twin, package: ModuleType, own: _Own, stack: AsyncExitStack) -> None:
         self.dependency_overrides: dict[Any, Any] = {}  # of a FastAPI app, so that settings reach it before it is made
         self._twin, self._package, self._own, self._stack = twin, package, own, stack
         self._forget()
@@ -178,21 +186,24 @@ class _TwinApp:
         return app
 
 
-def _lend(app: FastAPI, own: OwnDatabase, module: ModuleType) -> None:
-    """Let a module that asks for a database or a folder have the lab's own, where the settings name none."""
+def _lend(app: FastAPI, own: _Own, module: ModuleType) -> None:
+    """Let a module that asks for a database, a folder or an LLM have the lab's own, where the settings name none."""
     if hasattr(module, "database_url"):
-        app.dependency_overrides[module.database_url] = own.url
+        app.dependency_overrides[module.database_url] = own.database.url
+    if hasattr(module, "llm_url"):
+        app.dependency_overrides[module.llm_url] = own.llm.url
     if hasattr(module, "files_root"):
         app.dependency_overrides[module.files_root] = files.own_root
 
 
-def _lifespan_of(stack: AsyncExitStack, own: OwnDatabase) -> Any:
-    """Return a lifespan at whose end everything in `stack` ends, then `own` is removed."""
+def _lifespan_of(stack: AsyncExitStack, own: _Own) -> Any:
+    """Return a lifespan at whose end everything in `stack` ends, then what is the lab's own."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with stack:
-            stack.callback(own.remove)
+            stack.callback(own.database.remove)
+            stack.enter_context(own.llm)
             stack.enter_context(files.in_use())
             yield
 

@@ -1,6 +1,6 @@
 """Starting and stopping servers from a notebook: `start`, the `LiveServer` it returns, and `rescue`.
 
-A server runs in a thread of this process (`_InThread`, here) or in a child (`process.Child`); to the notebook both look
+A server runs in a thread of this process (`InThread`, here) or in a child (`process.Child`); to the notebook both look
 the same. Re-running a cell replaces the server of that name, and nothing is ever printed.
 """
 
@@ -31,7 +31,7 @@ from labserver.stage.rich import Html
 if TYPE_CHECKING:
     from labserver.stage.tape import Tape
 
-__all__ = ["LiveServer", "give_settings", "rescue", "resolve", "start"]
+__all__ = ["InThread", "LiveServer", "give_settings", "rescue", "resolve", "start"]
 
 FROZEN = 1.0  # seconds a loop may take to answer a request to stop before it counts as frozen
 PULSE = 0.05  # seconds between two looks at a server that is ending
@@ -58,7 +58,7 @@ class Freed(BaseException):
     """Raised inside a server's thread to break a loop that never awaits; the stream it hits ends with it."""
 
 
-class _InThread:
+class InThread:
     """A server in a daemon thread of this process, on a loop of its own."""
 
     kind = "thread"
@@ -319,7 +319,7 @@ def _thread(name: str, app: Any, settings: Settings | None, log: Log, options: d
         app = lab_app
     served = resolve(app, factory=options.pop("factory", None))
     _lend_settings(served, settings)
-    return served, _InThread(name, served, log, options)
+    return served, InThread(name, served, log, options)
 
 
 def _child(name: str, app: Any, settings: Settings | None, log: Log, options: dict[str, Any]) -> tuple[Any, Runner]:

@@ -24,7 +24,7 @@ from labserver.stage.llms.ledger import Ledger, Line, LlmRequest
 from labserver.stage.llms.wire import Ask, Frame, Refusal, error_body, frame, read
 from labserver.stage.llms.words import Voice
 
-__all__ = ["Answer", "Endpoint", "Fake", "Source"]
+__all__ = ["Answer", "Broken", "Endpoint", "Fake", "Source"]
 
 RETRY_AFTER = {"retry-after": "1", "retry-after-ms": "50"}  # the SDK obeys the second, and a lesson is short
 SAYS = ("content_block_start", "content_block_delta", "ping")  # after these an answer may break off
@@ -41,13 +41,21 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class Broken(Exception):
+    """Raised by a source whose answer broke off: the client's is cut in the same place."""
+
+
 class Source(Protocol):
     """Where answers come from."""
 
     paid: bool
 
     def answer(self, ask: Ask) -> AbstractAsyncContextManager[Answer]:
-        """Return the answer; leaving the block ends what produces it."""
+        """Return the answer; leaving the block ends what produces it.
+
+        Raises:
+            Refusal: there is none; `Broken`, while its events are read, when there is no more of it.
+        """
         ...
 
     async def close(self) -> None:
@@ -191,9 +199,16 @@ class _Exchange(Response):
             await self._refuse(send, *REFUSALS[fault.name])
             return
         line.set(paid=paid)
-        async with self._endpoint.source.answer(ask) as answer:
-            await self._begin(send, answer.status, answer.headers)
-            whole = await self._pass_on(answer, line, fault, send)
+        try:
+            async with self._endpoint.source.answer(ask) as answer:
+                await self._begin(send, answer.status, answer.headers)
+                whole = await self._pass_on(answer, line, fault if answer.status == 200 else None, send)
+        except Refusal as refusal:
+            line.end("failed")
+            await self._refuse(send, refusal.status, refusal.kind, refusal.message)
+            return
+        except Broken:
+            whole = False
         if whole:
             line.end("done" if answer.status < 400 else "failed")
             await _body(send, b"", more=False)

@@ -1,7 +1,7 @@
 """What an endpoint was asked, and what became of it. Written on its server's loop, read from any thread."""
 
 from collections import deque
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 __all__ = ["Ledger", "LlmRequest", "State"]
@@ -37,11 +37,11 @@ class LlmRequest:
     paid: bool = False
 
 
-@dataclass(slots=True)
 class Ledger:
     """All requests, oldest first."""
 
-    _lines: "deque[Line]" = field(default_factory=lambda: deque(maxlen=KEPT))
+    def __init__(self) -> None:
+        self._lines: deque[Line] = deque(maxlen=KEPT)
 
     def begin(self, request: LlmRequest) -> "Line":
         """Enter a request, which runs from now on."""

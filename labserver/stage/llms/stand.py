@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from labserver.errors import LabError
+from labserver.settings import Settings, get_settings
 from labserver.stage.llms import faults
+from labserver.stage.llms.bill import Bill, bill
 from labserver.stage.llms.endpoint import Endpoint, Fake
 from labserver.stage.llms.ledger import LlmRequest
 from labserver.stage.llms.words import Voice
@@ -17,7 +19,7 @@ from labserver.stage.server import LiveServer, start
 if TYPE_CHECKING:
     from labserver.stage.tape import Tape
 
-__all__ = ["Llm", "fake_llm"]
+__all__ = ["Llm", "endpoint", "fake_llm", "llm"]
 
 IDLE = 60  # seconds that a connection may rest between two requests: longer than the SDK keeps one
 LOOK = 0.005  # seconds between two looks at the ledger
@@ -30,9 +32,9 @@ class Llm:
         name: the name it replaces others by.
     """
 
-    def __init__(self, endpoint: Endpoint, live: LiveServer) -> None:
+    def __init__(self, endpoint: Endpoint, live: LiveServer, settings: Settings) -> None:
         self.name = live.name
-        self._endpoint, self._live = endpoint, live
+        self._endpoint, self._live, self._settings = endpoint, live, settings
 
     @property
     def url(self) -> str:
@@ -66,6 +68,8 @@ class Llm:
     def set(self, **changes: Any) -> None:
         """Change how it answers requests to come: `set(tokens=200, delay=0.05)`. What is not named stays as it is.
 
+        Of a relay nothing changes: Anthropic answers as it does.
+
         Raises:
             LabError: there is no such thing to change, or its value can't be.
         """
@@ -73,8 +77,9 @@ class Llm:
         known = list(Voice.__dataclass_fields__)
         if wrong := [name for name in changes if name not in known]:
             raise LabError(f"There is no {wrong[0]}= to set; there are {', '.join(known)}.")
+        voice = replace(source.voice if isinstance(source, Fake) else Voice(), **changes)
         if isinstance(source, Fake):
-            source.voice = replace(source.voice, **changes)
+            source.voice = voice
 
     def next(self, fault: str, after: int = faults.AFTER, times: int = 1) -> None:
         """Order a fault for the next `times` answers; orders queue up.
@@ -90,6 +95,17 @@ class Llm:
             LabError: there is no such fault, or a number can't be.
         """
         self._endpoint.orders.add(faults.fault(fault, after), times)
+
+    @property
+    def cost(self) -> float:
+        """Dollars that its requests cost so far: nothing, where the endpoint is the lab's own."""
+        return self.bill().dollars if self._endpoint.source.paid else 0.0
+
+    def bill(self) -> Bill:
+        """Return what its requests cost at Anthropic; where the endpoint is the lab's own, what they would have."""
+        paid = self._endpoint.source.paid
+        asked = [request for request in self.requests if request.paid or not paid]
+        return bill(asked, self._settings, paid=paid)
 
     def tape(self, name: str = "tape", **options: Any) -> "Tape":
         """Return a tape of what passes between its clients and it (see `stage.tape.Tape`)."""
@@ -146,11 +162,38 @@ def fake_llm(*, tokens: int = 20, delay: float = 0.01, first: float = 0.0, seed:
     Raises:
         LabError: an argument can't be.
     """
-    endpoint = Endpoint(Fake(Voice(tokens, delay, first, seed)))
-    return Llm(endpoint, start(endpoint.app(), name=_named(name), timeout_keep_alive=IDLE))
+    return _stand(Endpoint(Fake(Voice(tokens, delay, first, seed))), name, get_settings())
 
 
-def _named(name: Any) -> str:
+def llm(*, tokens: int = 20, delay: float = 0.01, first: float = 0.0, seed: int = 1, name: str = "llm") -> Llm:
+    """Start the LLM endpoint that `LABSERVER_LLM` chooses; a server of the same name is stopped first.
+
+    "fake", the default, is `fake_llm`. "anthropic" is a relay to Anthropic, which takes money: it sends the key of
+    `ANTHROPIC_API_KEY` along, asks `ANTHROPIC_BASE_URL` where that is set, makes the same faults by itself, holds every
+    answer to `llm_max_tokens` tokens, and knows the `cost`. How many words come, and when, is then Anthropic's affair:
+    the arguments but `name` are looked at and change nothing.
+
+    Raises:
+        LabError: an argument can't be, or there is no key.
+    """
+    settings = get_settings()
+    return _stand(endpoint(settings, Voice(tokens, delay, first, seed)), name, settings)
+
+
+def endpoint(settings: Settings, voice: Voice | None = None) -> Endpoint:
+    """Return the endpoint that settings choose, not yet served. A key in the environment decides nothing.
+
+    Raises:
+        LabError: Anthropic is chosen, and there is no key.
+    """
+    if settings.llm == "fake":
+        return Endpoint(Fake(voice or Voice()))
+    from labserver.stage.llms.relay import Relay
+
+    return Endpoint(Relay(settings))
+
+
+def _stand(endpoint: Endpoint, name: Any, settings: Settings) -> Llm:
     if not isinstance(name, str) or not name:
         raise LabError(f'name={name!r} is no name: pass some text, such as name="llm".')
-    return name
+    return Llm(endpoint, start(endpoint.app(), name=name, timeout_keep_alive=IDLE), settings)

@@ -49,7 +49,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asks for; `body` is all of its JSON."""
+    """What a request asks for; `body` is all of its JSON, `raw` that as it came."""
 
     prompt: str
     model: str
@@ -57,6 +57,7 @@ class Ask:
     max_tokens: int
     attempt: int
     body: dict[str, Any]
+    raw: bytes
     headers: Mapping[str, str]
 
     @property
@@ -94,7 +95,7 @@ def read(headers: Mapping[str, str], raw: bytes) -> Ask:
     if not isinstance(stream := body.get("stream", False), bool):
         raise _bad("stream: Input should be a valid boolean")
     prompt = _prompt(body["messages"])
-    return Ask(prompt, body["model"], stream, body["max_tokens"], _attempt(headers), body, headers)
+    return Ask(prompt, body["model"], stream, body["max_tokens"], _attempt(headers), body, raw, headers)
 
 
 def _bad(message: str) -> Refusal:
