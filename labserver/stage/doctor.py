@@ -38,9 +38,9 @@ CARD = {  # the packages that the lab is built on, and the extra each belongs to
 LABELS = {"broker": "broker", "nginx": "nginx", "nats": "NATS", "chromium": "browser", "llm": "LLM endpoint"}
 OLDEST = (3, 11)
 # a shape each, so that colour is not needed to read them
-MARKS = {"ok": "✓", "missing": "○", "later": "·", "wrong": "✗"}
-STYLES = {"ok": "green", "missing": "yellow", "later": "dim", "wrong": "bold red"}
-State = Literal["ok", "missing", "later", "wrong"]
+MARKS = {"ok": "✓", "missing": "○", "wrong": "✗"}
+STYLES = {"ok": "green", "missing": "yellow", "wrong": "bold red"}
+State = Literal["ok", "missing", "wrong"]
 PATH_SHOWN = 60  # characters of a path that fit the table's column
 
 
@@ -50,8 +50,7 @@ class Finding:
 
     Attributes:
         name: what was looked at.
-        state: "ok"; "missing" (some experiments are skipped without it); "later" (the lab itself does not have it
-            yet, and nothing in it needs it); "wrong" (the lab does not work so).
+        state: "ok"; "missing" (some experiments are skipped without it); "wrong" (the lab does not work so).
         detail: version, place or name; may differ between machines.
         cure: what to do when it is not ok, else "".
         needed: whether the lab cannot do without it.
@@ -102,8 +101,6 @@ def _event_loop() -> Finding:
 
 
 def _part(part: Part) -> Finding:
-    if part.later:
-        return Finding(LABELS[part.name], "later", part.later, needed=False)
     state: State = "ok" if part.available else "missing"
     cure = part.reason[:1].upper() + part.reason[1:]
     return Finding(LABELS[part.name], state, part.label, cure, needed=False)
@@ -134,8 +131,6 @@ def _summary(findings: list[Finding]) -> str:
         return f"Not right: {wrong}. The lab does not work until that is mended."
     if missing:
         return f"Not here: {missing}. The experiments that need it are skipped; all else works."
-    if any(found.state == "later" for found in findings):
-        return "Everything is here that the notebooks use so far."
     return "Everything is here."
 
 

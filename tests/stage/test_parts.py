@@ -65,11 +65,21 @@ def test_your_own_broker_that_does_not_answer_is_a_reason_without_its_password(u
 
 def test_the_fake_endpoint_is_the_default_and_a_key_alone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    monkeypatch.delenv("ANTHROPIC_BASE_URL", raising=False)
     own = find("llm", Settings(llm="fake"))
-    assert (own.available, own.later) == (False, "comes with notebook 09")  # no tick for what is not built
-    assert "model m" in find("llm", Settings(llm="anthropic", model="m")).detail
+    assert (own.available, own.detail) == (True, "the lab's own, no key needed")
+    assert find("llm", Settings(llm="anthropic", model="m")).detail == "Anthropic, model m, for money"
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://me:hush@gateway.example/?token=hush")
+    assert find("llm", Settings(llm="anthropic", model="m")).detail == (
+        "Anthropic at https://gateway.example/, model m, for money"
+    )
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    assert "ANTHROPIC_API_KEY is not set" in find("llm", Settings(llm="anthropic")).reason
+    missing = find("llm", Settings(llm="anthropic"))
+    assert not missing.available
+    assert "ANTHROPIC_API_KEY is not set; set it, or unset LABSERVER_LLM" in missing.reason
+    assert find("llm", Settings(llm="anthropic", llm_url="http://own:hush@there")).detail == (
+        "http://there (LABSERVER_LLM_URL)"
+    )
 
 
 def test_every_part_is_looked_for_and_an_unknown_one_is_named() -> None:
