@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Body, Depends, Query
 from fastapi.responses import StreamingResponse
+from pydantic import BeforeValidator
 
 from labserver.settings import Settings, get_settings
 
@@ -24,9 +25,15 @@ NDJSON = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # no copy in a cache, no wait in nginx
 BODY_MAX = 1024  # bytes of a password or an alarm
 
+
+def readable(text: Any) -> Any:
+    """Replace half characters (lone surrogates), which JSON can spell and UTF-8 can't."""
+    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+
 Limits = Annotated[Settings, Depends(get_settings)]
 Count = Annotated[int, Query(ge=1, le=1000, description="readings")]
-Text = Annotated[str, Body(embed=True, min_length=1, max_length=200)]
+Text = Annotated[str, BeforeValidator(readable), Body(embed=True, min_length=1, max_length=200)]
 
 
 @cache
