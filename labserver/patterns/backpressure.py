@@ -111,7 +111,7 @@ def measured(number: int) -> int:
     return number * 37 % 101
 
 
-@router.websocket("/ws/readings")
+@router.websocket("/ws/meter/readings")
 async def readings(
     websocket: WebSocket,
     settings: Limits,
