@@ -110,19 +110,18 @@ Records = Annotated[AsyncIterator[Record], Depends(follow)]
 
 def as_json(record: Record) -> str:
     """Return a line of JSON; a quote is the usual case and names no type."""
-    value = (
-        {"id": record.id, "price": record.price} if record.type == "quote" else {"type": record.type, "id": record.id}
-    )
-    return json.dumps(value, separators=(",", ":"))
+    fields = ("id", "price") if record.type == "quote" else ("type", "id")
+    return json.dumps({name: getattr(record, name) for name in fields}, separators=(",", ":"))
 
 
-def as_event(record: Record) -> str:
-    """Return an event, its id apart from its data, so that a browser remembers it; a heartbeat is a comment."""
+def as_event(record: Record, retry: float) -> str:
+    """Return an event, its id where a browser remembers it; `retry` is the seconds until it comes back."""
     if record.type == "heartbeat":
         return ": heartbeat\n\n"
     if record.type == "quote":
         return f'id: {record.id}\ndata: {{"price":{json.dumps(record.price)}}}\n\n'
-    return f"id: {record.id}\nevent: {record.type}\ndata:\n\n"
+    first = f"retry: {retry * 1000:.0f}\n" if record.type == "start" else ""
+    return f"{first}id: {record.id}\nevent: {record.type}\ndata:\n\n"
 
 
 LENGTH, HEAD, PRICE = Struct("!H"), Struct("!BQ"), Struct("!d")  # big-endian, as networks have it
@@ -136,9 +135,9 @@ def as_bytes(record: Record) -> bytes:
 
 
 @router.get("/quotes/events")
-async def by_events(records: Records) -> StreamingResponse:
+async def by_events(records: Records, settings: Limits) -> StreamingResponse:
     """Server-Sent Events: a browser reads them by itself, comes back by itself, and says what it has."""
-    stream = (as_event(record) async for record in records)
+    stream = (as_event(record, settings.sse_retry) async for record in records)
     return StreamingResponse(stream, media_type="text/event-stream", headers=HEADERS)
 
 

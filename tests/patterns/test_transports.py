@@ -243,7 +243,7 @@ async def test_a_page_from_elsewhere_is_refused(live: LiveServer, transport: str
         (
             "events",
             "text/event-stream; charset=utf-8",
-            b'id: 0\nevent: start\ndata:\n\nid: 1\ndata: {"price":12.5}\n\nid: 1\nevent: done\ndata:\n\n',
+            b'retry: 3000\nid: 0\nevent: start\ndata:\n\nid: 1\ndata: {"price":12.5}\n\nid: 1\nevent: done\ndata:\n\n',
         ),
         (
             "ndjson",
@@ -292,7 +292,7 @@ async def test_a_client_that_leaves_leaves_no_task(
     writer.write(f"GET /quotes/{transport} HTTP/1.1\r\nHost: x\r\n{upgrade if transport == 'ws' else ''}\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     if stalled:  # records that no buffer holds: each stream is suspended at its send
-        pattern.as_json = pattern.as_event = lambda record: "x" * 8_000_000
+        pattern.as_json = pattern.as_event = lambda *record: "x" * 8_000_000
         pattern.as_bytes = lambda record: b"x" * 8_000_000
         await asyncio.wrap_future(live.submit(flood()))
     sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
