@@ -158,6 +158,11 @@ class Settings(BaseSettings):
         pattern="^[0-9a-z]{1,16}$",
         description="Names the log's life in each SSE id. Unset, each start draws one; notebooks set it.",
     )
+    drain_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds over which a server that ends tells its streams, so that they don't leave as one.",
+    )
     feed_log_records: int = Field(
         1000, gt=0, description="Quotes kept for who comes back or reads slowly: minutes of a lively feed, and 200 kB."
     )
@@ -186,6 +191,15 @@ class Settings(BaseSettings):
     )
     alarm_outbox: int = Field(
         100, gt=0, description="Number of alarms that wait for one slow reader; one more drops the oldest."
+    )
+    work_step: float = Field(
+        0.05, ge=0, description="Seconds that a page of a report or a step of a job takes: slow enough to be left."
+    )
+    jobs_max: int = Field(
+        100, gt=0, description="Number of jobs kept, those that ended among them: 20 MB when each has its 1,000 steps."
+    )
+    job_ttl: float = Field(
+        600.0, ge=0, description="Seconds a job is known after its end: its viewers may be in a tunnel, or at lunch."
     )
 
 

@@ -17,7 +17,9 @@ TOPICS = {
     "files": 8,
     "llm_tokens": 9,
     "backpressure": 10,
+    "disconnects": 11,
     "blocking": 12,
+    "production": 14,
     "transports": 15,
 }
 """Each topic with the number of the notebook that teaches it; their routes are added in this order."""
