@@ -4,14 +4,16 @@ What it serves so far: `GET /healthz` and `WS /ws/echo`. Nothing here keeps stat
 worker processes may serve it.
 """
 
+import json
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
 
 from labserver import __version__
 from labserver.settings import Settings, get_settings
 
-__all__ = ["create_app", "router"]
+__all__ = ["create_app", "refuse_bad_input", "router"]
 
 TOO_BIG = 1009  # RFC 6455, section 7.4.1: "a message that is too big for it to process"
 UTF8_BYTES = 4  # the most that one character takes
@@ -57,6 +59,17 @@ def _size(text: str | None, data: bytes, limit: int) -> int:
     return len(text.encode()) if len(text) * UTF8_BYTES > limit else len(text)
 
 
+async def refuse_bad_input(request: Request, error: Exception) -> Response:
+    """Answer 422, and say what is wrong where.
+
+    FastAPI's own handler repeats the input as well: a password goes back over the wire, and NaN or half a character (a
+    lone surrogate) can't be written as JSON, so that the answer is a 500.
+    """
+    assert isinstance(error, RequestValidationError)
+    detail = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
+    return Response(json.dumps({"detail": detail}), 422, media_type="application/json")  # all of it ASCII
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Make a service app of its own.
 
@@ -65,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     app = FastAPI(title="labserver", version=__version__, docs_url=None, redoc_url=None)  # their pages need a CDN
     app.include_router(router)
+    app.add_exception_handler(RequestValidationError, refuse_bad_input)
     if settings is not None:
         app.dependency_overrides[get_settings] = lambda: settings
     return app

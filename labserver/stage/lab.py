@@ -19,12 +19,13 @@ from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
 from starlette.types import Receive, Scope, Send
 
 import labserver.broken
 import labserver.patterns
 from labserver.errors import LabError
-from labserver.service.app import create_app
+from labserver.service.app import create_app, refuse_bad_input
 from labserver.settings import Settings, get_settings
 from labserver.stage import files
 from labserver.stage.databases import OwnDatabase
@@ -115,6 +116,7 @@ def lab_app(
     known = twins(broken)
     own, stack = _Own(), AsyncExitStack()
     app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(stack, own))
+    app.add_exception_handler(RequestValidationError, refuse_bad_input)
     for name in topics(patterns):
         module = fresh(f"{patterns.__name__}.{name}")
         if hasattr(module, "router"):
@@ -178,6 +180,7 @@ class _TwinApp:
         module = fresh(f"{self._package.__name__}.{self._twin.name}")
         middleware = getattr(module, "middleware", None)
         app = FastAPI(title=self._twin.name, description=self._twin.wrong, middleware=middleware)
+        app.add_exception_handler(RequestValidationError, refuse_bad_input)
         app.dependency_overrides = self.dependency_overrides
         app.include_router(module.router)
         _lend(app, self._own, module)

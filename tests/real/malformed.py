@@ -43,6 +43,24 @@ TEXTS = (
     "${x}",
     "'; --",
 )
+VALUES = (
+    "null",
+    "true",
+    "-1",
+    "1.5",
+    "1e999",
+    "NaN",
+    "9" * 400,
+    '""',
+    '" "',
+    '"\\u0000"',
+    '"\\ud800"',
+    '"a\\ud83d"',
+    '"' + "a" * 70_000 + '"',
+    "[]",
+    "{}",
+    "[" * 3000,
+)
 HEADERS = (
     ("Last-Event-ID", ("", "-1", "x", "0:0", "9" * 5000, "\x01", "é", "1,2", "::")),
     (
@@ -111,6 +129,13 @@ def _query(route: Route | WebSocketRoute, random: Random, tokens: tuple[str, ...
     return "?" + "&".join(pairs) if pairs else ""
 
 
+def _object(route: Route, random: Random) -> bytes:
+    """Return an object that has what the endpoint asks for, under its name, and with a value that it may not like."""
+    asked = getattr(getattr(route, "dependant", None), "body_params", [])
+    names = [name for field in asked for name in getattr(field.field_info.annotation, "model_fields", [field.alias])]
+    return ("{" + ", ".join(f'"{name}": {random.choice(VALUES)}' for name in names or ["x"]) + "}").encode()
+
+
 def _extra(random: Random) -> bytes:
     lines = b""
     for name, values in random.sample(HEADERS, k=random.randint(0, 3)):
@@ -128,7 +153,9 @@ def _http(route: Route, random: Random, tokens: tuple[str, ...]) -> tuple[str, l
     if tokens and random.random() < 0.5:
         head += f"Authorization: Bearer {random.choice(tokens)}\r\n".encode()
     body = random.choice(TEXTS).encode("utf-8", "surrogatepass")
+    shape = _object(route, random)
     kinds = {
+        "shape": [head + f"Content-Type: application/json\r\nContent-Length: {len(shape)}\r\n\r\n".encode() + shape],
         "json": [head + f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body],
         "no body": [head + b"\r\n"],
         "half a head": [head[: random.randint(1, len(head))]],
@@ -140,7 +167,7 @@ def _http(route: Route, random: Random, tokens: tuple[str, ...]) -> tuple[str, l
         "no space": [head.replace(b" ", b"", 1) + b"\r\n"],
         "pipelined": [(head + b"Content-Length: 0\r\n\r\n") * 3],
     }
-    kind = random.choice(list(kinds))
+    kind = "shape" if method == "POST" and random.random() < 0.3 else random.choice(list(kinds))
     return f"{method}, {kind}", kinds[kind]
 
 
