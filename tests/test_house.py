@@ -41,7 +41,8 @@ COMES_WITH = {
     "jupyter-client",
     "jupyter_client",
     "ipython",
-}  # FastAPI's base; the kernel's
+    "httpx2",
+}  # FastAPI's base; the kernel's; that of the anthropic SDK
 
 
 def room(path: Path) -> str:
