@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pre_commit.clientlib import load_config
 
 from labserver.patterns import HELPERS
@@ -39,7 +40,6 @@ COMES_WITH = {
     "starlette",
     "pydantic",
     "jupyter-client",
-    "jupyter_client",
     "ipython",
     "httpx2",
 }  # FastAPI's base; the kernel's; that of the anthropic SDK
@@ -111,14 +111,16 @@ def test_what_labserver_imports_is_declared() -> None:
     """The rooms that make the service need no extra; stage and school may also use the extra "lab"."""
     packages = importlib.metadata.packages_distributions()
     asked = [Requirement(line) for line in importlib.metadata.requires("labserver") or []]
-    core = {one.name.lower() for one in asked if "extra" not in str(one.marker)} | COMES_WITH
-    lab = core | {one.name.lower() for one in asked if "'lab'" in str(one.marker) or '"lab"' in str(one.marker)}
-    checks = {one.name.lower() for one in asked if '"test"' in str(one.marker)}
+    core = {canonicalize_name(one.name) for one in asked if "extra" not in str(one.marker)} | COMES_WITH
+    lab = core | {
+        canonicalize_name(one.name) for one in asked if "'lab'" in str(one.marker) or '"lab"' in str(one.marker)
+    }
+    checks = {canonicalize_name(one.name) for one in asked if '"test"' in str(one.marker)}
     undeclared = set()
     for path in MODULES:
         allowed = {"stage": lab, "school": lab | checks}.get(room(path), core)
         for name in {name.split(".")[0] for name in imported(path)} - {"labserver", *sys.stdlib_module_names}:
-            if not {distribution.lower() for distribution in packages.get(name, [name])} & allowed:
+            if not {canonicalize_name(distribution) for distribution in packages.get(name, [name])} & allowed:
                 undeclared.add(f"{path.relative_to(ROOT)}: {name}")
     assert undeclared == set()
 
