@@ -1,6 +1,7 @@
 """The lab's own LLM endpoint, asked by the real SDK: words, counts, faults, and what became of each request."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from labserver.errors import LabError
 from labserver.stage import Llm, LlmRequest, fake_llm, rescue, start
 
 ENDS = {"error": anthropic.APIStatusError, "cut": httpx2.RemoteProtocolError, "silent": TimeoutError}
+TLS = ssl.create_default_context()  # made once: each costs tens of milliseconds, and nothing here speaks TLS
 ASK: dict[str, Any] = {"model": "some-model", "max_tokens": 100}
 
 
@@ -30,8 +32,13 @@ def llm() -> Iterator[Llm]:
 
 @pytest.fixture
 async def client(llm: Llm) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=llm.url, api_key="any") as client:
+    async with sdk(llm.url) as client:
         yield client
+
+
+def sdk(url: str) -> anthropic.AsyncAnthropic:
+    plain = anthropic.DefaultAsyncHttpxClient(verify=TLS)
+    return anthropic.AsyncAnthropic(base_url=url, api_key="any", http_client=plain)
 
 
 def says(prompt: str, **more: Any) -> dict[str, Any]:
@@ -335,7 +342,7 @@ def test_a_wrong_argument_is_named_with_what_fits(wrong: Any, sentence: str, llm
 async def test_another_of_the_same_name_takes_its_place(llm: Llm) -> None:
     with fake_llm(name=llm.name) as second:
         assert not llm.alive
-        async with anthropic.AsyncAnthropic(base_url=second.url, api_key="any") as client:
+        async with sdk(second.url) as client:
             assert len(await told(client, "Hi")) == 20
     assert repr(second) == "<Llm 'llm-test' stopped>"
     assert second.stop()
@@ -351,7 +358,7 @@ async def test_an_answer_under_way_ends_with_the_server(llm: Llm, client: anthro
 
 
 async def test_a_tape_records_its_wire(llm: Llm) -> None:
-    async with llm.tape("anthropic") as tape, anthropic.AsyncAnthropic(base_url=tape.url, api_key="any") as client:
+    async with llm.tape("anthropic") as tape, sdk(tape.url) as client:
         await told(client, "Hi")
     assert "message_stop" in tape.text()
 

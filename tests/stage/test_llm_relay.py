@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,7 @@ from labserver.stage.llms.stand import endpoint
 
 ROOT = Path(__file__).parents[2]
 ENDS = {"error": anthropic.APIStatusError, "cut": httpx2.RemoteProtocolError, "silent": TimeoutError}
+TLS = ssl.create_default_context()  # made once: each costs tens of milliseconds, and nothing here speaks TLS
 ASK: dict[str, Any] = {"model": "some-model", "max_tokens": 100}
 
 
@@ -57,8 +59,13 @@ def relay(chosen: pytest.MonkeyPatch) -> Iterator[Llm]:
 
 @pytest.fixture
 async def client(relay: Llm) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=relay.url, api_key="any") as client:
+    async with sdk(relay.url) as client:
         yield client
+
+
+def sdk(url: str) -> anthropic.AsyncAnthropic:
+    plain = anthropic.DefaultAsyncHttpxClient(verify=TLS)
+    return anthropic.AsyncAnthropic(base_url=url, api_key="any", http_client=plain)
 
 
 def says(prompt: str, **more: Any) -> dict[str, Any]:
@@ -106,7 +113,7 @@ async def test_requests_are_recorded_on_both_sides_and_have_a_price(
 
 
 async def test_the_labs_own_costs_nothing_and_says_what_anthropic_would_take(upstream: Llm) -> None:
-    async with anthropic.AsyncAnthropic(base_url=upstream.url, api_key="any") as client:
+    async with sdk(upstream.url) as client:
         await told(client, "Hi")
     assert upstream.cost == 0
     bill = upstream.bill()
@@ -197,7 +204,7 @@ async def test_the_ceiling_holds_for_every_answer(chosen: pytest.MonkeyPatch, up
     chosen.setenv("LABSERVER_LLM_MAX_TOKENS", "4")
     get_settings.cache_clear()
     with llm(name="llm-relay") as relay:
-        async with anthropic.AsyncAnthropic(base_url=relay.url, api_key="any") as client:
+        async with sdk(relay.url) as client:
             async with client.messages.stream(**says("Hi", max_tokens=100_000)) as stream:
                 message = await stream.get_final_message()
             assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", 4)
@@ -208,7 +215,7 @@ async def test_a_silent_anthropic_is_given_up(chosen: pytest.MonkeyPatch, upstre
     chosen.setenv("LABSERVER_LLM_TIMEOUT", "0.3")
     get_settings.cache_clear()
     with llm(name="llm-relay") as relay:
-        async with anthropic.AsyncAnthropic(base_url=relay.url, api_key="any") as client:
+        async with sdk(relay.url) as client:
             upstream.next("silent", after=2)
             with pytest.raises(httpx2.RemoteProtocolError):
                 await told(client, "Hi")
