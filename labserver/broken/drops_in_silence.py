@@ -105,8 +105,8 @@ async def look() -> list[dict[str, int | bool]]:
 
 
 def measured(number: int) -> int:
-    """Return the reading of that number, counted from 0: the meter's secret, and the proof of what a client missed."""
-    return number * 37 % 101
+    """Return the reading of that number, counted from 0: a wave of 200 readings, up and down by one each."""
+    return abs(number % 200 - 100)
 
 
 @router.websocket("/ws/meter/readings")
