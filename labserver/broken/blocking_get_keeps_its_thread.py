@@ -53,13 +53,14 @@ class Meter:
     """A meter behind a driver that blocks, as those of databases, mailboxes and serial lines do."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self.readings = seconds, 0
         open_meters.add(self)
 
     def read(self) -> float:
         """Return a reading; takes `seconds`, in which the calling thread can do nothing else."""
         time.sleep(self.seconds)
-        return round(20 + math.sin(time.monotonic()), 3)
+        self.readings += 1
+        return round(20 + math.sin(self.readings), 2)
 
     def close(self) -> None:
         open_meters.discard(self)
