@@ -19,7 +19,7 @@ from labserver.patterns import HELPERS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "labserver"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PAPERS = ["README.md", "CONTRIBUTING.md"]
+PAPERS = ["README.md", "CONTRIBUTING.md", "INSTRUCTORS.md"]
 
 BASE = {"", "settings", "errors", "posix"}  # what every room may know; "" is the package itself
 MAY_IMPORT = {  # room -> the rooms it may know beside itself

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,12 +311,15 @@ def run_command(
     paths: Paths,
     redraw: Annotated[bool, typer.Option(help="Store every picture anew, also where its text is as it was.")] = False,
 ) -> None:
-    """Execute notebooks in fresh kernels and store their outputs."""
+    """Execute notebooks in fresh kernels, store their outputs, and say how long each took."""
     for path in _find(paths):
+        began = time.monotonic()
         try:
-            print(f"{path}: {'changed' if run(path, redraw=redraw) else 'as it was'}", flush=True)
+            changed = run(path, redraw=redraw)
         except LabError as error:
             raise LabError(f"{path}: {error}") from None
+        took = time.monotonic() - began  # the kernel's start included, as for whoever presses Run All
+        print(f"{path}: {'changed' if changed else 'as it was'}, {took:.0f} s", flush=True)
 
 
 @commands.command("slides")
