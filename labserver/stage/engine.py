@@ -27,6 +27,7 @@ from labserver.errors import LabError
 __all__ = ["Engine", "Log", "check_options", "one_line"]
 
 TICK = 0.1  # seconds between two looks at uvicorn's own exit conditions, as in uvicorn.Server.main_loop
+DRAIN = 0.5  # seconds an app has to say goodbye to its streams, where its lifespan's state offers a `drain`
 GOODBYE = 0.05  # seconds a WebSocket's handler has to end by itself after the close frame, before it is cancelled
 UNWIND = 0.2  # seconds a cancelled task has for its `finally` blocks before it is left behind
 
@@ -196,6 +197,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop at once when that was asked for; else (a signal, a request limit, a grace period) as uvicorn does."""
+        if self.asked.is_set():
+            await self._drain()
         if not (self.asked.is_set() and self.at_once):
             await super().shutdown(sockets)
             return
@@ -209,6 +212,17 @@ class _Server(uvicorn.Server):
         if not (websockets and await self._tasks_end(GOODBYE)):
             await self.cancel_tasks()
         await self.lifespan.shutdown()
+
+    async def _drain(self) -> None:
+        """Let the app say goodbye to its streams, as a signal would have made it do: to a stop there is none."""
+        drain = getattr(self.lifespan, "state", {}).get("drain")
+        if not callable(drain):
+            return
+        try:
+            async with asyncio.timeout(DRAIN):
+                await drain()
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("The app's drain failed")
 
     def close_listeners(self) -> None:
         """Accept nobody any more."""

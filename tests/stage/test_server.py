@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from statistics import median
 from typing import Annotated, Any
 
@@ -306,6 +306,61 @@ def test_streams_end_before_what_the_lifespan_owns() -> None:
         live.stop()
     assert streams.ended[-1] == "lifespan"
     assert len(streams.ended) == 4
+
+
+def drained(drain: Any) -> tuple[str, LiveServer, float]:
+    """Stop a server whose app offers `drain`, with a stream open; return what the client read and how long it took."""
+    goodbye = asyncio.Event()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        yield {"drain": lambda: drain(goodbye)}
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.get("/")
+    async def stream() -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            yield "hello\n"
+            await goodbye.wait()
+            yield "goodbye\n"
+
+        return StreamingResponse(events())
+
+    live = start(app)
+    with httpx.stream("GET", live.url) as answer:
+        pieces = answer.iter_text()
+        text = next(pieces)
+        began = time.monotonic()
+        assert live.stop()
+        took = time.monotonic() - began
+        with suppress(httpx.RemoteProtocolError):
+            text += "".join(pieces)
+    return text, live, took
+
+
+def test_an_app_that_offers_a_drain_says_goodbye_before_its_streams_are_cut() -> None:
+    async def drain(goodbye: asyncio.Event) -> None:
+        goodbye.set()
+        await asyncio.sleep(0.05)
+
+    text, live, _ = drained(drain)
+    assert text == "hello\ngoodbye\n"
+    assert live.errors() == []
+
+
+def test_a_drain_that_fails_is_logged_and_one_that_does_not_end_is_not_waited_for() -> None:
+    async def fails(goodbye: asyncio.Event) -> None:
+        raise ValueError("no goodbye today")
+
+    async def endless(goodbye: asyncio.Event) -> None:
+        await asyncio.Event().wait()
+
+    text, live, _ = drained(fails)
+    assert (text, live.errors()) == ("hello\n", ["ValueError: no goodbye today"])
+    text, live, took = drained(endless)
+    assert (text, live.errors()) == ("hello\n", ["TimeoutError"])
+    assert took < Settings().stop_timeout
 
 
 def test_a_task_of_the_app_is_ended() -> None:
