@@ -113,16 +113,17 @@ async def report(
 
 
 class Order(BaseModel):
-    """What a job is to do."""
+    """What a job is to do, and its id: who asks twice for one id, because the answer was lost, starts it once."""
 
     steps: int = Field(ge=1, le=1000)
+    id: str = Field(default_factory=lambda: secrets.token_urlsafe(9), pattern="^[A-Za-z0-9_-]{1,40}$")
 
 
 class Job:
     """A job's progress: its events so far, numbered from 1, and how viewers hear that there are more."""
 
-    def __init__(self, steps: int) -> None:
-        self.id, self.steps = secrets.token_urlsafe(9), steps
+    def __init__(self, order: Order) -> None:
+        self.id, self.steps = order.id, order.steps
         self.state, self.ended = "running", 0.0
         self.events: list[str] = []
         self.news = asyncio.Event()
@@ -196,14 +197,15 @@ class State(BaseModel, from_attributes=True):
 @router.post("/jobs", status_code=202, max_body_size=BODY_MAX)
 async def create(order: Order, response: Response, settings: Limits) -> State:
     """Start a job and return at once; whoever knows its id may watch it."""
+    response.headers["Location"] = f"/jobs/{order.id}"
+    if order.id in jobs:
+        return State.model_validate(jobs[order.id])
     forget(settings, settings.jobs_max - 1)
     if len(jobs) >= settings.jobs_max:
         raise HTTPException(503, "too many jobs are running", {"Retry-After": "10"})
-    job = Job(order.steps)
-    jobs[job.id] = job
+    job = jobs[order.id] = Job(order)
     task = running[job.id] = asyncio.create_task(run(job, settings))
     task.add_done_callback(job.end)
-    response.headers["Location"] = f"/jobs/{job.id}"
     return State.model_validate(job)
 
 

@@ -237,6 +237,17 @@ def test_the_server_stops_at_once_while_a_report_and_a_job_are_at_work(pattern: 
 # --- jobs
 
 
+async def test_a_job_that_is_asked_for_twice_is_started_once(live: LiveServer, pattern: ModuleType) -> None:
+    """The answer to the first was lost, so its client asks again."""
+    order = {"steps": 5, "id": "inventory-2026"}
+    answers = [ask(live, "POST", "/jobs", json=order) for _ in range(2)]
+    assert [(answer.status_code, answer.headers["location"]) for answer in answers] == [
+        (202, "/jobs/inventory-2026")
+    ] * 2
+    assert ask(live, "GET", "/jobs/inventory-2026?wait=5").json()["state"] == "done"
+    assert pattern.work.steps == 5
+
+
 async def test_a_job_runs_though_nobody_watches(live: LiveServer, pattern: ModuleType) -> None:
     path = begin(live, 4)
     await until(lambda: pattern.work.steps == 4)
@@ -341,7 +352,7 @@ def test_a_job_is_forgotten_when_it_ended_long_ago(pattern: ModuleType) -> None:
         assert pattern.jobs == {}
 
 
-@pytest.mark.parametrize("body", [{}, {"steps": 0}, {"steps": 1001}, {"steps": "many"}, [1]])
+@pytest.mark.parametrize("body", [{}, {"steps": 0}, {"steps": 1001}, {"steps": "many"}, {"steps": 1, "id": "a/b"}, [1]])
 def test_an_order_that_makes_no_sense_is_refused(live: LiveServer, body: object) -> None:
     assert httpx.post(f"{live.url}/jobs", json=body).status_code == 422
 
