@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from live_panels import press_panels
 from pixels import read_png
 from playwright.async_api import Browser, Frame
 from real_jupyter import HUB_HOST, Jupyter, Notebook, Window, browser, copy_notebooks, jupyter, window
@@ -88,9 +89,10 @@ async def test_fresh_copy_shows_its_pictures_before_anything_runs(opened: Notebo
 
 
 @each_notebook
-async def test_run_all_finishes_without_an_error_and_shows_the_pictures(opened: Notebook) -> None:
+async def test_run_all_finishes_without_an_error_shows_the_pictures_and_the_panels_live(opened: Notebook) -> None:
     await assert_ran(opened)
     await assert_pictures_shown(opened)
+    await press_panels(opened, Path(opened.path).stem)
 
 
 async def address_of_live_feed(panel: Frame) -> tuple[str, str]:
