@@ -234,20 +234,17 @@ async def read_metrics() -> Response:
     return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST, headers=NO_STORE)
 
 
-PAGE = """\
-<!doctype html>
-<title>feed</title>
-<ol id="heard"></ol>
-<script>
-  const names = new URLSearchParams(location.search).get("channels").split(",");
-  const hear = event => heard.append(Object.assign(document.createElement("li"), {textContent: event.data}));
-  const source = new EventSource("../feed?channels=" + names.join(","));
-  for (const name of names) source.addEventListener(name, hear);
-</script>
-"""
-
-
 @router.get("/feed/page")
 async def page(channels: Channels) -> HTMLResponse:
     """A page that hears its channels."""
-    return HTMLResponse(PAGE)
+    return HTMLResponse("""\
+        <!doctype html>
+        <title>feed</title>
+        <ol id="heard"></ol>
+        <script>
+          const names = new URLSearchParams(location.search).get("channels").split(",");
+          const hear = event => heard.append(Object.assign(document.createElement("li"), {textContent: event.data}));
+          const source = new EventSource("../feed?channels=" + names.join(","));
+          for (const name of names) source.addEventListener(name, hear);
+        </script>
+    """)
