@@ -71,7 +71,7 @@ open_meters: set[Meter] = set()
 
 @router.get("/stream/readings")
 async def readings(settings: Limits, count: Count = 3) -> StreamingResponse:
-    """Stream what a meter of this client's own reads; it is closed however the stream ends."""
+    """Stream what a meter of this client's own reads."""
     limiter = threads("meters", settings.meter_threads)
 
     async def stream() -> AsyncIterator[str]:
@@ -100,7 +100,7 @@ def digest(password: str, rounds: int) -> str:
 
 @router.post("/passwords", max_body_size=BODY_MAX)
 async def password(password: Text, settings: Limits) -> dict[str, str]:
-    """Answer with a password's digest; its thread computes without Python's lock, so that the loop turns meanwhile."""
+    """Answer with a password's digest."""
     limiter = threads("passwords", settings.password_threads)
     return {"digest": await run_sync(digest, password, settings.password_rounds, limiter=limiter)}
 
@@ -129,7 +129,7 @@ def put(queue: asyncio.Queue[str], text: str) -> None:
 
 @router.get("/stream/alarms")
 async def stream_alarms(settings: Limits) -> StreamingResponse:
-    """Stream alarms as they are reported: a coroutine waits for the next one, and no thread."""
+    """Stream alarms as they are reported."""
     loop = asyncio.get_running_loop()
 
     async def stream() -> AsyncIterator[str]:
