@@ -4,8 +4,8 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from labserver.errors import LabError
 from labserver.stage import Llm, LlmRequest, fake_llm, rescue, start
+from labserver.stage.llms import ledger
 
 ENDS = {"error": anthropic.APIStatusError, "cut": httpx2.RemoteProtocolError, "silent": TimeoutError}
 TLS = ssl.create_default_context()  # made once: each costs tens of milliseconds, and nothing here speaks TLS
@@ -49,6 +50,27 @@ async def told(client: anthropic.AsyncAnthropic, prompt: str, **more: Any) -> li
     """Return the pieces of text that the SDK's stream gives for a prompt."""
     async with client.messages.stream(**says(prompt, **more)) as stream:
         return [text async for text in stream.text_stream]
+
+
+async def read(stream: anthropic.AsyncMessageStream[None], got: list[str], *, silent_after: int | None = None) -> None:
+    """Collect pieces of text as they come; after `silent_after` of them no other is waited for long."""
+    texts = stream.text_stream
+    with suppress(StopAsyncIteration):
+        while True:
+            got.append(await asyncio.wait_for(anext(texts), 0.2 if len(got) == silent_after else 20))
+
+
+async def left(llm: Llm, ask: Awaitable[Any]) -> None:
+    """Leave as soon as the endpoint has the request."""
+    before = len(llm.requests)
+    task = asyncio.ensure_future(ask)
+    async with asyncio.timeout(20):
+        while len(llm.requests) == before:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_prompt_has_one_answer_and_another_seed_another(llm: Llm, client: anthropic.AsyncAnthropic) -> None:
@@ -186,9 +208,7 @@ async def test_a_fault_in_the_stream_comes_after_so_many_tokens(
     got: list[str] = []
     async with client.messages.stream(**says("Hi" if how == "order" else f"Hi #{fault}:3")) as stream:
         with pytest.raises(ENDS[fault]) if fault in ENDS else nullcontext():
-            async with asyncio.timeout(0.5 if fault == "silent" else 10):
-                async for text in stream.text_stream:
-                    got.append(text)
+            await read(stream, got, silent_after=3 if fault == "silent" else None)
         if fault == "truncated":
             assert (await stream.get_final_message()).stop_reason is None
     assert got == whole[:3]
@@ -238,8 +258,7 @@ async def test_a_request_is_cancelled_when_its_client_leaves(llm: Llm, client: a
 async def test_a_request_is_cancelled_before_its_first_token(llm: Llm, client: anthropic.AsyncAnthropic) -> None:
     llm.set(first=60)
     for ask in (told(client, "left"), client.messages.create(**says("left"))):
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(ask, 0.3)
+        await left(llm, ask)
     assert [(request.sent, request.state) for request in await llm.settled()] == [(0, "cancelled")] * 2
 
 
@@ -308,6 +327,12 @@ async def test_what_is_missing_is_named(missing: str, llm: Llm) -> None:
     assert answer.json()["error"] == {"type": "invalid_request_error", "message": f"{missing}: Field required"}
 
 
+async def test_a_request_that_is_too_large_is_refused(llm: Llm, client: anthropic.AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.ContentTooLargeError):
+        await client.messages.create(**says("x" * (33 << 20)))
+    assert llm.requests == []
+
+
 async def test_other_addresses_are_not_there(llm: Llm, client: anthropic.AsyncAnthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         await client.models.list()
@@ -361,6 +386,15 @@ async def test_a_tape_records_its_wire(llm: Llm) -> None:
     async with llm.tape("anthropic") as tape, sdk(tape.url) as client:
         await told(client, "Hi")
     assert "message_stop" in tape.text()
+
+
+def test_what_is_forgotten_is_still_in_the_bill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "KEPT", 3)
+    book = ledger.Ledger()
+    for number in range(5):
+        book.begin(LlmRequest(str(number), "m", True, 1)).set(input_tokens=10, output_tokens=1)
+    assert [request.prompt for request in book.requests()] == ["2", "3", "4"]
+    assert book.tokens() == ledger.Tokens(5, 50, 5)
 
 
 def test_fifty_come_and_go_and_leave_nothing() -> None:

@@ -1,12 +1,11 @@
 """What answers cost: tokens counted by the wire, times the prices of the settings."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from labserver.settings import Settings
-from labserver.stage.llms.ledger import LlmRequest
+from labserver.stage.llms.ledger import Tokens
 
 __all__ = ["Bill", "bill"]
 
@@ -18,7 +17,7 @@ class Bill:
     """What requests cost at Anthropic, or would: `_repr_mimebundle_` shows it as a table.
 
     Attributes:
-        requests: how many there were.
+        requests: how many there were, those that were refused included.
         input_tokens: tokens read.
         output_tokens: tokens written, those for clients that had left included.
         dollars: the price of both.
@@ -58,9 +57,7 @@ class Bill:
         return self.headline
 
 
-def bill(requests: Iterable[LlmRequest], settings: Settings, *, paid: bool) -> Bill:
-    """Add up what requests cost at the prices of `settings`: dollars per million tokens, nothing of them cached."""
-    asked = list(requests)
-    read, written = sum(each.input_tokens for each in asked), sum(each.output_tokens for each in asked)
-    dollars = (read * settings.llm_input_price + written * settings.llm_output_price) / MILLION
-    return Bill(len(asked), read, written, dollars, paid, settings.model)
+def bill(tokens: Tokens, settings: Settings, *, paid: bool) -> Bill:
+    """Return what tokens cost at the prices of `settings`: dollars per million, nothing of them cached."""
+    dollars = (tokens.read * settings.llm_input_price + tokens.written * settings.llm_output_price) / MILLION
+    return Bill(tokens.requests, tokens.read, tokens.written, dollars, paid, settings.model)

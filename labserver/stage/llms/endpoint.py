@@ -29,6 +29,7 @@ __all__ = ["Answer", "Broken", "Endpoint", "Fake", "Source"]
 RETRY_AFTER = {"retry-after": "1", "retry-after-ms": "50"}  # the SDK obeys the second, and a lesson is short
 SAYS = ("content_block_start", "content_block_delta", "ping")  # after these an answer may break off
 CLOSES = ("content_block_stop", "message_delta", "message_stop", "body")  # before these at the latest
+LARGEST = 32 << 20  # bytes of a request, as at Anthropic
 STREAM, JSON = "text/event-stream; charset=utf-8", "application/json"
 
 
@@ -147,11 +148,15 @@ class Endpoint:
         return Starlette(routes=routes, lifespan=lifespan)
 
     async def _messages(self, request: Request) -> Response:
+        raw = bytearray()
         try:
-            raw = await request.body()
+            async for piece in request.stream():
+                raw += piece
+                if len(raw) > LARGEST:
+                    return JSONResponse(error_body("request_too_large", "Request exceeds the maximum size"), 413)
         except ClientDisconnect:
             return Response()
-        return _Exchange(self, request.headers, raw, f"req_{next(self._ids):024d}")
+        return _Exchange(self, request.headers, bytes(raw), f"req_{next(self._ids):024d}")
 
     async def _requests(self, request: Request) -> Response:
         return JSONResponse(self.ledger.as_json())

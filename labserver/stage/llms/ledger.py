@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-__all__ = ["Ledger", "LlmRequest", "State"]
+__all__ = ["Ledger", "LlmRequest", "State", "Tokens"]
 
 KEPT = 2000  # requests; older ones are forgotten
 State = Literal["running", "done", "cancelled", "failed"]
@@ -37,16 +37,38 @@ class LlmRequest:
     paid: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """How many requests took how many tokens; `+` adds a request."""
+
+    requests: int = 0
+    read: int = 0
+    written: int = 0
+
+    def __add__(self, more: LlmRequest) -> "Tokens":
+        return Tokens(self.requests + 1, self.read + more.input_tokens, self.written + more.output_tokens)
+
+
 class Ledger:
     """All requests, oldest first."""
 
     def __init__(self) -> None:
-        self._lines: deque[Line] = deque(maxlen=KEPT)
+        self._lines: deque[Line] = deque()
+        self._past = Tokens()
 
     def begin(self, request: LlmRequest) -> "Line":
         """Enter a request, which runs from now on."""
         self._lines.append(line := Line(request))
+        if len(self._lines) > KEPT:
+            self._past += self._lines.popleft().now
         return line
+
+    def tokens(self) -> "Tokens":
+        """Return what all requests have taken so far, those that are forgotten included."""
+        taken = self._past
+        for request in self.requests():
+            taken += request
+        return taken
 
     def requests(self) -> list[LlmRequest]:
         """Return all requests as they stand now."""

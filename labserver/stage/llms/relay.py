@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_URL", "Relay", "base_url"]
 
 DEFAULT_URL = "https://api.anthropic.com"
 NOT_PASSED_UP = ("host", "content-length", "connection", "accept-encoding", "x-api-key", "authorization", "cookie")
-PASSED_DOWN = ("content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry")
+PASSED_DOWN = ("content-type", "content-encoding", "request-id", "retry-after", "retry-after-ms", "x-should-retry")
 _END = re.compile(rb"\r?\n\r?\n")
 _NAME = re.compile(rb"^event: ?([^\r\n]*)", re.MULTILINE)
 

@@ -103,9 +103,7 @@ class Llm:
 
     def bill(self) -> Bill:
         """Return what its requests cost at Anthropic; where the endpoint is the lab's own, what they would have."""
-        paid = self._endpoint.source.paid
-        asked = [request for request in self.requests if request.paid or not paid]
-        return bill(asked, self._settings, paid=paid)
+        return bill(self._endpoint.ledger.tokens(), self._settings, paid=self._endpoint.source.paid)
 
     def tape(self, name: str = "tape", **options: Any) -> "Tape":
         """Return a tape of what passes between its clients and it (see `stage.tape.Tape`)."""

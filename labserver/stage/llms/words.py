@@ -16,6 +16,7 @@ a river carries small stones while the water keeps its own clock and every bend 
 quiet pools hold leaves until rain returns then all of it moves again toward one wide naïve sea
 """
 WORDS = RIVER.split()
+OTHERS = {word: [other for other in WORDS if other != word] for word in ["", *WORDS]}  # no word comes twice in a row
 SENTENCE = 7  # words
 PARAGRAPH = 2  # sentences
 CHARACTERS = 4  # of English text in one token of a real model, about
@@ -50,7 +51,7 @@ def tokens(voice: Voice, prompt: str) -> list[str]:
     random = Random(f"{voice.seed} {prompt}")
     found, word = [], ""
     for at in range(voice.tokens):
-        word, last = random.choice([other for other in WORDS if other != word]), at == voice.tokens - 1
+        word, last = random.choice(OTHERS[word]), at == voice.tokens - 1
         begins = at % SENTENCE == 0
         gap = "" if at == 0 else "\n\n" if at % (SENTENCE * PARAGRAPH) == 0 else " "
         ends = last or at % SENTENCE == SENTENCE - 1
