@@ -237,7 +237,7 @@ async def test_silence_in_the_stream_is_an_error_of_httpx2_and_none_of_the_sdk(l
     llm.next("silent", after=3)
     async with to(llm) as client:
         with pytest.raises(httpx2.ReadTimeout) as caught:
-            async with client.with_options(timeout=0.3).messages.stream(**ASK) as stream:
+            async with client.with_options(timeout=1.0).messages.stream(**ASK) as stream:
                 await stream.get_final_message()
     assert not isinstance(caught.value, anthropic.AnthropicError)
 

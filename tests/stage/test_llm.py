@@ -398,14 +398,19 @@ def test_what_is_forgotten_is_still_in_the_bill(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_fifty_come_and_go_and_leave_nothing() -> None:
-    me = psutil.Process()
-    with fake_llm(name="llm-first"):
+    def held() -> tuple[int, int]:
+        me = psutil.Process()
+        return threading.active_count(), me.num_fds() if hasattr(me, "num_fds") else 0
+
+    with fake_llm(name="llm-many"):
         pass
-    before = (threading.active_count(), me.num_fds() if hasattr(me, "num_fds") else 0)
+    before = held()
     for _ in range(50):
-        with fake_llm(name="llm-many") as one:
-            assert httpx.get(f"{one.url}/requests").json() == []
-    assert (threading.active_count(), me.num_fds() if hasattr(me, "num_fds") else 0) == before
+        with fake_llm(name="llm-many") as one, httpx.Client(verify=False) as plain:
+            assert plain.get(f"{one.url}/requests").json() == []
+    after = held()
+    assert after[0] <= before[0]
+    assert after[1] <= before[1] + 2  # what another test's server closes late
 
 
 def test_rescue_stops_it() -> None:
