@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from pages import FETCH, LOGIN, OPEN, READ_EVENTS, blank_app, chromium_at, page_of
 from playwright.async_api import Browser, Page
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute
 
 from labserver.stage import LiveServer, start
 from labserver.stage.lab import lab_app
@@ -22,6 +23,7 @@ from labserver.stage.parts import find
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PARAMETERS = {"user_id": "ana", "name:path": "hello.txt", "name": "hello.txt", "id": "1"}
+QUERIES = {"channels": "news", "id": "1"}  # of those that an endpoint demands
 
 
 def routes(app: FastAPI) -> Iterator[BaseRoute]:
@@ -31,12 +33,29 @@ def routes(app: FastAPI) -> Iterator[BaseRoute]:
         yield from [route] if included is None else included.routes
 
 
-def filled(path: str) -> str:
-    return re.sub(r"\{([^}]+)\}", lambda match: PARAMETERS.get(match[1], "x"), path)
+def demanded(dependant: Dependant) -> Iterator[str]:
+    """Yield the query parameters without which an endpoint, or what it depends on, answers nobody."""
+    yield from (field.alias for field in dependant.query_params if field.field_info.is_required())
+    for other in dependant.dependencies:
+        yield from demanded(other)
 
 
-SOCKETS = [filled(route.path) for route in routes(lab_app()) if isinstance(route, WebSocketRoute)]
-GETS = [filled(r.path) for r in routes(lab_app()) if isinstance(r, APIRoute) and "GET" in (r.methods or ())]
+def filled(route: APIRoute | APIWebSocketRoute) -> str:
+    """Return a path that the route answers when no origin is in the way."""
+    path = re.sub(r"\{([^}]+)\}", lambda match: PARAMETERS.get(match[1], "x"), route.path)
+    query = "&".join(f"{name}={QUERIES[name]}" for name in dict.fromkeys(demanded(route.dependant)))
+    return f"{path}?{query}" if query else path
+
+
+SOCKETS = [filled(route) for route in routes(lab_app()) if isinstance(route, APIWebSocketRoute)]
+GETS = [filled(route) for route in routes(lab_app()) if isinstance(route, APIRoute) and "GET" in (route.methods or ())]
+
+#: url: whether a WebSocket opens.
+OPENS = """(url) => new Promise((done) => {
+  const socket = new WebSocket(url);
+  socket.onopen = () => { done(true); socket.close(); };
+  socket.onclose = () => done(false);
+})"""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -97,6 +116,13 @@ async def test_the_same_scripts_read_from_the_labs_own_page(own_page: Page, live
     assert "door code 4711" in private["messages"][0]
     assert (await own_page.evaluate(FETCH, f"{live.url}/online")).startswith("200 ")
     assert await own_page.evaluate(READ_EVENTS, f"{live.url}/events") == "one"
+
+
+async def test_every_route_answers_the_labs_own_page(own_page: Page, live: LiveServer) -> None:
+    """So what refuses the foreign page is its origin, and nothing that the address lacks."""
+    assert [path for path in SOCKETS if not await own_page.evaluate(OPENS, live.ws_url + path)] == []
+    answers = {path: await own_page.evaluate(FETCH, live.url + path) for path in GETS}
+    assert {path for path, answer in answers.items() if answer is None or answer.startswith(("422", "500"))} == set()
 
 
 async def test_a_foreign_page_reads_from_the_twin_without_the_check(
