@@ -90,7 +90,7 @@ MISCONCEPTIONS = {
     ),
 }
 
-VOICE = Voice(tokens=60, delay=0.02)
+VOICE = Voice(tokens=40, delay=0.03)
 SPREAD = 0.3  # seconds between the first and the last piece, which the LLM sends 1.2 s apart
 
 

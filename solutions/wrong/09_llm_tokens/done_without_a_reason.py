@@ -12,7 +12,7 @@ from labserver.stage import LlmRequest, fake_llm
 
 FAILS = {"done"}
 
-llm = fake_llm(tokens=60, delay=0.02, name="exercise 09")
+llm = fake_llm(tokens=40, delay=0.03, name="exercise 09")
 app = FastAPI()
 
 
