@@ -89,7 +89,7 @@ class Settings(BaseSettings):
         10, ge=0, description="Seconds `serve` lets open streams end after SIGTERM: uvicorn's default waits for ever."
     )
     answer_start_timeout: float = Field(
-        15.0, gt=0, description="Seconds until an exercise's answer serves: importing FastAPI takes 1, when busy 3."
+        30.0, gt=0, description="Seconds until an exercise's answer serves: importing an SDK takes 3, when busy 15."
     )
     answer_memory_bytes: int = Field(
         1 << 30, gt=0, description="Bytes of memory that a graded answer may use: one with FastAPI takes 60 MiB."
