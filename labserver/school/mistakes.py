@@ -8,15 +8,17 @@ from labserver.stage.questions import Choice, Question
 
 __all__ = ["BLOCKING", "DONE", "END", "MISTAKES", "ORIGIN", "QUEUE"]
 
-_BLOCKING = ("12 What blocks what", "12_what_blocks_what.ipynb")
+_POOL = ("12 Forty threads, used up", "12_what_blocks_what.ipynb#Break-it:-forty-threads,-used-up")
+_LOOP = ("12 Sleep in an async generator", "12_what_blocks_what.ipynb#Break-it:-sleep-in-an-async-generator")
+_WHERE = ("12 What runs where", "12_what_blocks_what.ipynb#What-runs-where")
 _ORIGIN = ("02 Any page may connect", "02_websocket_auth.ipynb#Break-it:-any-page-may-connect")
 _OWN_CHECK = ("02 Check the origin yourself", "02_websocket_auth.ipynb#Mend-it:-check-the-origin-yourself")
 _CORS = ("05 Pages from elsewhere", "05_server_sent_events.ipynb#Pages-from-elsewhere")
 _HALF = ("05 Half a feed that looks whole", "05_server_sent_events.ipynb#Break-it:-half-a-feed-that-looks-whole")
 _MARKER = ("07 No end marker", "07_ndjson.ipynb#Break-it:-no-end-marker")
 _LENGTH = ("08 A file that is not there yet", "08_stream_files.ipynb#A-file-that-is-not-there-yet")
-_QUEUE = ("10 Backpressure", "10_backpressure.ipynb")
-_STALL = ("03 One slow client stalls all", "03_connection_manager.ipynb#Break-it:-one-slow-client-stalls-all")
+_QUEUE = ("10 A queue ahead of the yield", "10_backpressure.ipynb#Break-it:-a-queue-ahead-of-the-yield")
+_LIMIT = ("10 A limit", "10_backpressure.ipynb#Mend-it:-a-limit")
 _OUTBOX = ("03 An outbox for each", "03_connection_manager.ipynb#Mend-it:-an-outbox-and-a-writer-for-each")
 _AGAIN = (
     "06 A stream that is done, and starts again",
@@ -30,22 +32,22 @@ BLOCKING = Question(
         Choice(
             "def stream(): a plain generator",
             "It runs in a thread of the pool, so the loop stays free. It costs one of 40 threads while it waits.",
-            _BLOCKING,
+            _POOL,
         ),
         Choice(
             "async def stream(): an async generator",
             "It runs on the loop itself, and time.sleep keeps the loop. The word async makes it worse, not better.",
-            _BLOCKING,
+            _LOOP,
         ),
         Choice(
             "in both",
             "One of them runs in a thread, where it keeps nobody. Which one does not?",
-            _BLOCKING,
+            _WHERE,
         ),
         Choice(
             "in neither: the server has threads for that",
             "It has threads for one of the two forms. The other one runs on the loop, with everyone else.",
-            _BLOCKING,
+            _WHERE,
         ),
     ],
     answer="b",
@@ -101,12 +103,12 @@ QUEUE = Question(
         Choice(
             "TCP: its buffers fill up, and the publisher waits",
             "The writer waits. The publisher puts into the queue, and the queue is not TCP's.",
-            _STALL,
+            _QUEUE,
         ),
         Choice(
             "the queue's own default limit",
             "The default of maxsize is 0, and that means: none.",
-            _QUEUE,
+            _LIMIT,
         ),
         Choice(
             "nothing",
