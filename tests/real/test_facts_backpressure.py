@@ -14,7 +14,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 
 from labserver.settings import Settings
-from labserver.stage import LiveServer, nginx, rescue, start, usage, watch
+from labserver.stage import LiveServer, nginx, rescue, start, usage
 
 MB = 1_000_000
 CHUNK = 1 << 16
@@ -132,7 +132,8 @@ async def pumped(live: LiveServer, base: str, expected: int = 0) -> tuple[int, i
     """
     async with httpx.AsyncClient(base_url=f"{live.url}{base}", timeout=DEADLINE) as client:
         (await client.get("/stream/lines?count=10")).raise_for_status()
-        async with watch(live, every=0.05) as samples, silent(live.port, f"{base}{PUMPS}"):
+        before = usage(live).memory
+        async with silent(live.port, f"{base}{PUMPS}"):
             made, since = 0, time.monotonic()
             async with asyncio.timeout(DEADLINE):
                 while made != expected if expected else time.monotonic() - since < 0.4 or not made:
@@ -140,7 +141,7 @@ async def pumped(live: LiveServer, base: str, expected: int = 0) -> tuple[int, i
                         if pump["made"] != made:
                             made, since = pump["made"], time.monotonic()
                     await asyncio.sleep(0.02)
-        return made * 32768, samples.memory[-1]
+            return made * 32768, usage(live).memory - before
 
 
 async def test_an_unlimited_queue_keeps_what_nobody_reads_and_sixteen_lines_do_not(
