@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=2**52,
-        description="Id of a server's first quote. Unset, its start in ms since 1970, so that no id comes twice.",
+        description="Id of a server's first quote. Unset, its start in ms: below 1,000 a second no id comes twice.",
     )
     meter_seconds: float = Field(
         0.5, gt=0, description="Seconds a reading blocks its thread: as long as a slow query, long enough to be seen."

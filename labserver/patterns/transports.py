@@ -2,7 +2,7 @@
 
 All four send the same records from one log of bounded size; they differ in how a record is written, and in who may
 speak. A reader holds nothing but the id of the last quote it has: one that is slower than the log is long is told of
-a `gap`, and nobody waits for it. No id is given twice, not in the server's next life either.
+a `gap`, and nobody waits for it. Ids begin at the clock's milliseconds, so that the next life gives none again.
 """
 
 import asyncio
