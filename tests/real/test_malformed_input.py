@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import struct
 import time
 import traceback
@@ -31,6 +32,7 @@ ANSWER, READ = 0.5, 0.02  # seconds a client listens after its first piece, and 
 # What uvicorn 0.54 itself logs with a traceback, whatever the app does: a text message that is not UTF-8 (it closes
 # 1007, as it should); bytes after a frame that broke the protocol, or before the handshake was answered; a pipelined
 # request whose client has left. And FastAPI 0.165: an event stream whose client leaves while it begins.
+SERVER = ("uvicorn", "uvloop", f"websockets{os.sep}protocol.py")  # whose lines raise what is not the pattern's fault
 SERVER_FAULTS = (
     "UnicodeDecodeError: 'utf-8' codec can't decode",
     "AssertionError",
@@ -103,7 +105,7 @@ class Watched:
         except Exception as error:
             told = "".join(traceback.format_exception(error))
             raised_in = told.rpartition("File ")[2]
-            if str(PATTERNS) in told and "uvicorn" not in raised_in and "uvloop" not in raised_in:
+            if str(PATTERNS) in told and not any(server in raised_in for server in SERVER):
                 self.raised.append(told)
             raise
 
