@@ -27,12 +27,11 @@ from labserver.stage.lab import lab_app
 PATTERNS = Path(labserver.patterns.__file__).parent
 COUNT, TOGETHER = 1000, 20
 ANSWER, READ = 0.5, 0.02  # seconds a client listens after its first piece, and after each other
-
+SERVER = ("uvicorn", "uvloop", f"websockets{os.sep}protocol.py")  # whose lines raise what is not the pattern's fault
 
 # What uvicorn 0.54 itself logs with a traceback, whatever the app does: a text message that is not UTF-8 (it closes
 # 1007, as it should); bytes after a frame that broke the protocol, or before the handshake was answered; a pipelined
 # request whose client has left. And FastAPI 0.165: an event stream whose client leaves while it begins.
-SERVER = ("uvicorn", "uvloop", f"websockets{os.sep}protocol.py")  # whose lines raise what is not the pattern's fault
 SERVER_FAULTS = (
     "UnicodeDecodeError: 'utf-8' codec can't decode",
     "AssertionError",
