@@ -54,9 +54,8 @@ def test_minutes_are_what_notebook_and_exercise_say(row: tuple[str, str, str]) -
 @pytest.mark.parametrize("row", ROUTES, ids=lambda row: row[0])
 def test_a_routes_minutes_add_up(row: tuple[str, str, str, str]) -> None:
     _, notebooks, exercises, minutes = row
-    assert int(minutes) == sum(map(reading, notebooks.split(", "))) + sum(
-        map(solving, filter(None, exercises.split(", ")))
-    )
+    read, solve = (re.findall(r"\d\d", numbers) for numbers in (notebooks, exercises))
+    assert int(minutes) == sum(map(reading, read)) + sum(map(solving, solve))
 
 
 def test_there_are_routes() -> None:
