@@ -20,7 +20,7 @@ from labserver.stage.lab import fresh
 
 Event = tuple[str, dict[str, object]]
 TLS = False  # plain HTTP; loading certificates for each client takes longer than a request
-TIMEOUT = 20.0
+TIMEOUT = 60.0  # seconds: on a busy machine importing the SDK takes 20
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,36 @@ async def test_who_does_not_read_holds_the_upstream_back_and_leaving_still_ends_
                 await left.wait()
             finally:
                 gc.enable()
+
+
+async def test_who_leaves_before_the_llm_begins_is_noticed_as_soon_as_it_does(web: httpx.Client) -> None:
+    """There is no response yet that could be cancelled: the price of a status for a refusal."""
+    asked, left, begin = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hesitates(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await begin.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        writer.write(
+            frame("message_start", message={"role": "assistant", "content": [], "usage": {"output_tokens": 1}})
+        )
+        with suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        left.set()
+        writer.close()
+
+    async with asyncio.timeout(TIMEOUT), await asyncio.start_server(hesitates, "127.0.0.1", 0) as upstream:
+        port = upstream.sockets[0].getsockname()[1]
+        with serve("hesitates", llm_url=f"http://127.0.0.1:{port}") as live:
+            async with httpx.AsyncClient(base_url=live.url, verify=TLS) as client:
+                question = asyncio.create_task(client.post("/chat", json={"prompt": "x"}))
+                await asked.wait()
+                question.cancel()
+            begin.set()
+            await left.wait()
+            assert live.errors() == []
 
 
 def frame(kind: str, **data: object) -> bytes:

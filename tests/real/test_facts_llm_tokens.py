@@ -18,7 +18,7 @@ from labserver.settings import Settings
 from labserver.stage import LiveServer, Llm, fake_llm, start
 
 TLS = False  # plain HTTP; loading certificates for each client takes longer than a request
-TIMEOUT = 20.0
+TIMEOUT = 60.0  # seconds: on a busy machine importing the SDK takes 20
 QUESTION: Any = {"model": "x", "max_tokens": 1000, "messages": [{"role": "user", "content": "hello"}]}
 
 ASK = """([url, done]) => new Promise(resolve => {
