@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         description="Seconds over which a server that ends tells its streams, so that they don't leave as one.",
     )
     feed_log_records: int = Field(
-        1000, gt=0, description="Quotes kept for who comes back or reads slowly: minutes of a lively feed, and 200 kB."
+        1000, gt=0, description="Number of quotes kept for who comes back or reads slowly: minutes of a feed, 200 kB."
     )
     feed_heartbeat: float = Field(
         15.0, gt=0, description="Seconds of silence before a heartbeat record: proxies hang up after 60."
