@@ -86,6 +86,15 @@ async def _chat(panel: Frame) -> None:
     await _until(panel, "state.textContent.startsWith('whole: ')")
 
 
+async def _six_connections(panel: Frame) -> None:
+    await panel.click("button:text('a stream for each')")
+    await _until(panel, "boxes.textContent.split(': open').length - 1 === 6 && boxes.textContent.includes('waits')")
+    await _until(panel, "other.textContent === 'waits'")
+    await panel.click("button:text('one stream')")
+    await _until(panel, "boxes.textContent.split(': open').length - 1 === 8")
+    await _until(panel, "other.textContent === 'answered'")
+
+
 PANELS: dict[str, dict[str, Callable[[Frame], Awaitable[None]]]] = {
     "00_start_here": {"EventSource reads the feed": _feed},
     "02_websocket_auth": {"What a page learns of a refusal": _refusals},
@@ -96,6 +105,7 @@ PANELS: dict[str, dict[str, Callable[[Frame], Awaitable[None]]]] = {
     },
     "06_sse_resume": {"EventSource comes back and misses nothing": _tunnel},
     "09_llm_tokens": {"A chat that streams": _chat},
+    "14_production": {"Six connections, and the seventh stream": _six_connections},
 }
 
 
