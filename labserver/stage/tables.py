@@ -15,7 +15,9 @@ __all__ = ["Cell", "table"]
 
 _CELL = "text-align:left;vertical-align:top;padding:5px 12px 5px 0;white-space:normal"
 _RULE = "border-bottom:1px solid rgba(128,128,128,.4)"
-_HOT = "font-weight:600;color:#c2552d"  # reads on light and dark; a sign says it too
+_SIGN = (
+    '<span style="color:#c2552d">&#9670;</span> '  # what is hot has a sign, and bold words in the theme's own colour
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +102,5 @@ def _row(head: str, row: Sequence[Cell]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    look, sign = (f";{_HOT}", "&#9670; ") if cell.hot else ("", "")
+    look, sign = (";font-weight:600", _SIGN) if cell.hot else ("", "")
     return f'<td style="{_CELL};{_RULE}{look}">{sign}{escape(cell.shown)}</td>'
