@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,13 @@ STORED = [path for room in ("notebooks", "solutions", "exercises") for path in s
 @pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_stored_notebook_keeps_the_rules(path: Path) -> None:
     assert [str(finding) for finding in lint(path)] == []
+
+
+LESSONS = sorted(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb"))
+
+
+@pytest.mark.parametrize(("here", "following"), list(pairwise(LESSONS)), ids=lambda path: path.stem)
+def test_each_notebook_ends_with_the_way_to_the_next(here: Path, following: Path) -> None:
+    last = read(here).cells[-1].source
+    assert f"**Next:** [{following.stem[:2]} " in last
+    assert f"]({following.name})" in last
