@@ -8,19 +8,23 @@ from typing import Annotated, Any
 import httpx2
 from anthropic import AnthropicError, APIStatusError, AsyncAnthropic
 from anthropic.lib.streaming import AsyncMessageStream
-from fastapi import Body, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 
 from labserver.stage import LlmRequest, fake_llm
 
 llm = fake_llm(tokens=40, delay=0.03, name="exercise 09")
-app = FastAPI()
+given = APIRouter()
 
 
-@app.get("/llm/requests")
+@given.get("/llm/requests")
 async def requests() -> list[LlmRequest]:
     """Tell what the LLM was asked."""
     return llm.requests
+
+
+app = FastAPI()
+app.include_router(given)
 
 
 async def asked(prompt: Annotated[str, Body(embed=True)]) -> AsyncIterator[AsyncMessageStream[None]]:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import httpx
-from fastapi import Body, Depends, FastAPI, HTTPException
+from fastapi import APIRouter, Body, Depends, FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 
 from labserver.stage import LlmRequest, fake_llm
@@ -13,10 +13,10 @@ from labserver.stage import LlmRequest, fake_llm
 FAILS = {"others", "leaves"}
 
 llm = fake_llm(tokens=40, delay=0.03, name="exercise 09")
-app = FastAPI()
+given = APIRouter()
 
 
-@app.get("/llm/requests")
+@given.get("/llm/requests")
 async def requests() -> list[LlmRequest]:
     """Tell what the LLM was asked."""
     return llm.requests
@@ -39,6 +39,10 @@ async def events_of(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in response.aiter_lines():
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
+
+
+app = FastAPI()
+app.include_router(given)  # GET /llm/requests
 
 
 def stream(prompt):
