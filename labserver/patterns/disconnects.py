@@ -66,8 +66,10 @@ class TiedStream(StreamingResponse):
     """A stream whose source is closed when the client leaves: at once, by the task that runs it.
 
     StreamingResponse closes no generator that stands at its `yield`, and from ASGI 2.4 on it hears only when it sends
-    that nobody is there. This one listens in any case; and clean-up that awaits is not cancelled a second time.
+    that nobody is there. This one listens in any case; and clean-up that awaits is not cancelled.
     """
+
+    closing = False  # the source is being closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         streaming = asyncio.create_task(self.stream_response(send))
@@ -75,7 +77,8 @@ class TiedStream(StreamingResponse):
         try:
             await asyncio.wait({streaming, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            streaming.cancel()
+            if not self.closing:
+                streaming.cancel()
             leaving.cancel()
             await asyncio.wait({streaming, leaving})
         if not streaming.cancelled():
@@ -83,7 +86,10 @@ class TiedStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(self.body_iterator):  # type: ignore[type-var]  # a generator, and these have aclose
-            await super().stream_response(send)
+            try:
+                await super().stream_response(send)
+            finally:
+                self.closing = True
 
 
 async def pages(count: int, size: int, settings: Settings) -> AsyncGenerator[str]:

@@ -196,6 +196,33 @@ async def test_clean_up_that_awaits_comes_to_its_end(pattern: ModuleType, server
         await until(lambda: len(done) == 2)
 
 
+@pytest.mark.usefixtures("no_collector")
+async def test_clean_up_that_a_failed_send_began_is_not_cut_short_by_the_leaving(pattern: ModuleType) -> None:
+    """A server of 2.4 tells both: `send` raises, and a moment later there is the message."""
+    done: list[str] = []
+    told = asyncio.Event()
+
+    async def source() -> AsyncGenerator[str]:
+        try:
+            yield "tick"
+        finally:
+            told.set()
+            await asyncio.sleep(0.02)
+            done.append("ended")
+
+    async def receive() -> Message:
+        await told.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("the client has left")
+
+    with pytest.raises(OSError, match="left"):
+        await pattern.TiedStream(source())({"type": "http"}, receive, send)
+    assert done == ["ended"]
+
+
 def tied(pattern: ModuleType, source: Callable[[], AsyncGenerator[str]]) -> Callable[[], Any]:
     async def endpoint() -> Any:
         return pattern.TiedStream(source())
