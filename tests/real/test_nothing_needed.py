@@ -34,7 +34,7 @@ ASK = """
 import httpx
 from labserver.stage import start
 live = start()
-answer = httpx.post(live.url + "/chat", json={"prompt": "hello"}, timeout=30)
+answer = httpx.post(live.url + "/chat", json={"prompt": "hello"}, timeout=60)
 live.stop()
 print(answer.status_code, "event: done" in answer.text)
 """
@@ -44,7 +44,9 @@ def run(code: str, folder: Path, *before: str, **variables: str) -> str:
     """Run code where nothing is but Python; return what it printed."""
     environment = nothing_but_python(folder) | variables
     command = [*before, sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
