@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from labserver.errors import LabError
 from labserver.settings import Settings, get_settings
-from labserver.stage import background, loops
+from labserver.stage import background, loops, noise
 from labserver.stage.engine import Engine, Log, check_options, one_line
 from labserver.stage.rich import Html
 
@@ -293,6 +293,7 @@ def start(
         LabError: the port is in use, the app does not start or can't be found, an option is none or can't be used.
     """
     chosen = settings or get_settings()
+    noise.hush()
     check_options(uvicorn_options)
     options = {"ws_max_size": chosen.message_max_bytes} | uvicorn_options
     with _lock:
