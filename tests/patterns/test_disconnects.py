@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from types import ModuleType
@@ -21,6 +22,7 @@ from labserver.stage.lab import fresh
 QUICK = Settings(work_step=0.005, sse_keepalive=0.05)
 PAUSED = Settings(work_step=60)
 HOT = Settings(work_step=0)
+TLS = ssl.create_default_context()  # once: it takes longer to load than any request here
 DEADLINE = 5.0
 
 
@@ -94,18 +96,18 @@ async def settled(measure: Callable[[], int]) -> None:
 @asynccontextmanager
 async def reading(live: LiveServer, path: str, **headers: str) -> AsyncIterator[httpx.Response]:
     async with (
-        httpx.AsyncClient(base_url=live.url, timeout=DEADLINE) as client,
+        httpx.AsyncClient(base_url=live.url, timeout=DEADLINE, verify=TLS) as client,
         client.stream("GET", path, headers=headers) as response,
     ):
         yield response
 
 
 def ask(live: LiveServer, method: str, path: str, **options: Any) -> httpx.Response:
-    return httpx.request(method, live.url + path, **options)
+    return httpx.request(method, live.url + path, **options, verify=TLS)
 
 
 def begin(live: LiveServer, steps: int) -> str:
-    answer = httpx.post(f"{live.url}/jobs", json={"steps": steps})
+    answer = httpx.post(f"{live.url}/jobs", json={"steps": steps}, verify=TLS)
     assert answer.status_code == 202
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
     return str(answer.headers["location"])
@@ -132,17 +134,17 @@ async def hear(response: httpx.Response, count: int) -> list[tuple[str, str, Any
 
 
 def test_a_report_has_its_pages_and_says_that_it_is_complete(live: LiveServer, pattern: ModuleType) -> None:
-    answer = httpx.get(f"{live.url}/stream/report?pages=3&size=5")
+    answer = httpx.get(f"{live.url}/stream/report?pages=3&size=5", verify=TLS)
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert lines == [*({"page": n, "text": "....."} for n in (1, 2, 3)), {"done": True, "pages": 3}]
     assert answer.headers["content-type"] == "application/x-ndjson"
     assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-cache", "no")
-    assert httpx.get(f"{live.url}/work").json() == {"pages": 3, "open": 0, "steps": 0}
+    assert httpx.get(f"{live.url}/work", verify=TLS).json() == {"pages": 3, "open": 0, "steps": 0}
 
 
 @pytest.mark.parametrize("query", ["pages=0", "pages=2000000000", "size=0", "size=2000000", "pages=many"])
 def test_a_report_of_no_size_is_refused(live: LiveServer, query: str) -> None:
-    assert httpx.get(f"{live.url}/stream/report?{query}").status_code == 422
+    assert httpx.get(f"{live.url}/stream/report?{query}", verify=TLS).status_code == 422
 
 
 @pytest.mark.parametrize("middleware", [False, True], ids=["", "under BaseHTTPMiddleware"])
@@ -245,7 +247,7 @@ async def test_a_source_that_fails_cuts_the_body_and_is_logged_once(pattern: Mod
 
 
 def test_who_leaves_leaves_no_error_in_the_log(live: LiveServer, pattern: ModuleType) -> None:
-    with httpx.stream("GET", f"{live.url}/stream/report") as response:
+    with httpx.stream("GET", f"{live.url}/stream/report", verify=TLS) as response:
         next(response.iter_raw())
     asyncio.run(until(lambda: pattern.work.open == 0))
     assert live.errors() == []
@@ -255,7 +257,7 @@ def test_the_server_stops_at_once_while_a_report_and_a_job_are_at_work(pattern: 
     with start(app_of(pattern), name="tests", settings=PAUSED) as live:
         begin(live, 3)
         (task,) = pattern.running.values()
-        with httpx.stream("GET", f"{live.url}/stream/report"):
+        with httpx.stream("GET", f"{live.url}/stream/report", verify=TLS):
             assert live.stop()
     assert task.cancelled()
     assert (pattern.running, pattern.work.open) == ({}, 0)
@@ -334,8 +336,8 @@ async def test_who_cancels_a_job_ends_it_for_all(live: LiveServer) -> None:
 
 def test_a_job_that_is_done_stays_done(live: LiveServer) -> None:
     path = begin(live, 1)
-    assert httpx.get(f"{live.url}{path}?wait=5").json()["state"] == "done"
-    assert httpx.delete(live.url + path).json()["state"] == "done"
+    assert httpx.get(f"{live.url}{path}?wait=5", verify=TLS).json()["state"] == "done"
+    assert httpx.delete(live.url + path, verify=TLS).json()["state"] == "done"
 
 
 async def test_waiting_for_its_end_has_a_limit_and_does_it_no_harm(live: LiveServer) -> None:
@@ -363,11 +365,11 @@ def test_only_so_many_jobs_and_the_oldest_that_ended_make_room(pattern: ModuleTy
     settings = Settings(work_step=60, jobs_max=2)
     with start(app_of(pattern), name="tests", settings=settings) as live:
         first, second = begin(live, 1), begin(live, 1)
-        full = httpx.post(f"{live.url}/jobs", json={"steps": 1})
+        full = httpx.post(f"{live.url}/jobs", json={"steps": 1}, verify=TLS)
         assert (full.status_code, full.headers["retry-after"]) == (503, "10")
-        httpx.delete(live.url + first)
+        httpx.delete(live.url + first, verify=TLS)
         begin(live, 1)
-        statuses = [httpx.get(live.url + path).status_code for path in (first, second)]
+        statuses = [httpx.get(live.url + path, verify=TLS).status_code for path in (first, second)]
         assert statuses == [404, 200]
 
 
@@ -375,26 +377,26 @@ def test_a_job_is_forgotten_when_it_ended_long_ago(pattern: ModuleType) -> None:
     with start(app_of(pattern), name="tests", settings=Settings(work_step=0, job_ttl=0)) as live:
         path = begin(live, 1)
         asyncio.run(until(lambda: not pattern.running))
-        assert httpx.get(live.url + path).status_code == 404
+        assert httpx.get(live.url + path, verify=TLS).status_code == 404
         assert pattern.jobs == {}
 
 
 @pytest.mark.parametrize("body", [{}, {"steps": 0}, {"steps": 1001}, {"steps": "many"}, {"steps": 1, "id": "a/b"}, [1]])
 def test_an_order_that_makes_no_sense_is_refused(live: LiveServer, body: object) -> None:
-    assert httpx.post(f"{live.url}/jobs", json=body).status_code == 422
+    assert httpx.post(f"{live.url}/jobs", json=body, verify=TLS).status_code == 422
 
 
 def test_an_order_that_is_too_long_is_refused(live: LiveServer) -> None:
-    assert httpx.post(f"{live.url}/jobs", json={"steps": 1, "x": "y" * 2000}).status_code == 413
+    assert httpx.post(f"{live.url}/jobs", json={"steps": 1, "x": "y" * 2000}, verify=TLS).status_code == 413
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/jobs/x"), ("GET", "/jobs/x/events"), ("DELETE", "/jobs/x")])
 def test_a_job_that_nobody_started_is_not_found(live: LiveServer, method: str, path: str) -> None:
-    assert httpx.request(method, live.url + path).status_code == 404
+    assert httpx.request(method, live.url + path, verify=TLS).status_code == 404
 
 
 def test_an_id_that_is_too_long_is_refused(live: LiveServer) -> None:
-    answer = httpx.get(f"{live.url}{begin(live, 1)}/events", headers={"Last-Event-ID": "1" * 21})
+    answer = httpx.get(f"{live.url}{begin(live, 1)}/events", headers={"Last-Event-ID": "1" * 21}, verify=TLS)
     assert answer.status_code == 422
 
 
