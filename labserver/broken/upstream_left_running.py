@@ -86,20 +86,21 @@ def refusal(error: Exception) -> HTTPException:
 async def asking(
     llm: Annotated[Any, Depends(client)], settings: Lab
 ) -> "AsyncIterator[Callable[[str], Awaitable[Answer[None]]]]":
-    """Give what asks the LLM; it is left to whoever reads the answer to close it."""
-    answers = AsyncExitStack()
+    """Give what asks the LLM; the answer belongs to whoever reads it."""
+    async with AsyncExitStack() as answers:
 
-    async def ask(prompt: str) -> "Answer[None]":
-        messages = [{"role": "user", "content": prompt}]
-        question = llm.messages.stream(model=settings.model, max_tokens=settings.llm_max_tokens, messages=messages)
-        try:
-            answer: Answer[None] = await answers.enter_async_context(question)
-            await anext(answer)  # `message_start`: until it is here, there is a status to say what went wrong
-        except Exception as error:
-            raise refusal(error) from error
-        return answer
+        async def ask(prompt: str) -> "Answer[None]":
+            messages = [{"role": "user", "content": prompt}]
+            question = llm.messages.stream(model=settings.model, max_tokens=settings.llm_max_tokens, messages=messages)
+            try:
+                answer: Answer[None] = await answers.enter_async_context(question)
+                await anext(answer)  # `message_start`: until it is here, there is a status to say what went wrong
+            except Exception as error:
+                raise refusal(error) from error
+            answers.pop_all()  # whoever reads it closes it
+            return answer
 
-    yield ask
+        yield ask
 
 
 Ask = Annotated[Callable[[str], Awaitable[Any]], Depends(asking)]
