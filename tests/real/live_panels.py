@@ -12,7 +12,7 @@ from real_jupyter import Notebook
 
 __all__ = ["press_panels"]
 
-WAIT = 20_000  # ms for what a panel is to say
+WAIT = 40_000  # ms for what a panel is to say
 _TEXTS = "selector => [...document.querySelectorAll(selector)].map(element => element.textContent)"
 
 
