@@ -200,7 +200,7 @@ async def check_end(answer: AnswerUnderTest) -> None:
 
 @points(15, hint="Does retry: have a unit, and when does a thousandth client come back?")
 async def check_jitter(answer: AnswerUnderTest) -> None:
-    """The goodbyes name times to come back between 1000 and 5000 ms, and not all the same."""
+    """The goodbyes name times to come back of one to five seconds, and not all the same."""
     async with at_work(answer), several(answer, CLIENTS) as clients:
         await drain(answer)
         await asyncio.gather(*(client.told() for client in clients))
