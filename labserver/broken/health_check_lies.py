@@ -89,7 +89,7 @@ class Drain:
 
     def pass_on(self, number: int, frame: Any) -> None:
         self.hurry.set()
-        self.before[number](number, frame)
+        self.loop.call_later(0.05, self.before[number], number, frame)  # the streams' turn comes first
 
     async def run(self) -> None:
         """Tell each stream, spread over `drain_seconds`, and wait until it has left; not long for one that is deaf."""
