@@ -19,7 +19,7 @@ from labserver.school.wire import WAIT, AnswerUnderTest, until
 TITLE = "Backpressure"
 OBJECT = "app"
 WIDE = 1 << 14  # bytes of a line where buffers are to be filled
-MANY = 2000  # lines of such a source: 33 MB, and the buffers on the way take some five
+MANY = 1500  # lines of such a source: 25 MB, and the buffers on the way take some five
 
 HINTS = (
     "`listen` does not return before the source is at its end, and a generator must yield meanwhile. So `listen` runs "
