@@ -10,6 +10,7 @@ from labserver.school import build
 from labserver.school.catalogue import exercise, exercise_ids
 
 IDS = exercise_ids()
+ANYBODYS = {"def __init__(self) -> None:"}  # lines of which a solution and what is given may both have one
 
 
 def test_what_is_committed_is_what_solutions_make():
@@ -26,7 +27,7 @@ def test_nothing_of_the_solution_is_left(id):
             mark = line.strip()
             if mark in (build.BEGIN, build.END):
                 inside = mark == build.BEGIN
-            elif inside and len(mark) > 12:
+            elif inside and len(mark) > 12 and mark not in ANYBODYS:
                 assert json.dumps(mark)[1:-1] not in shipped, mark
 
 
