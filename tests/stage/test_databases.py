@@ -15,7 +15,7 @@ from labserver.errors import LabError
 from labserver.patterns.items import Item
 from labserver.settings import Settings
 from labserver.stage import Database, database, start
-from labserver.stage.databases import SMALL
+from labserver.stage.databases import SMALL, OwnDatabase
 
 
 def rows_of(made: Database) -> list[tuple[int, str, int, str]]:
@@ -70,7 +70,8 @@ def test_the_lab_lends_its_patterns_and_twins_one_database_and_removes_it_with_t
         body = httpx.get(f"{live.url}/stream/items", params={"limit": SMALL + 1}).text
         assert body.endswith(f'{{"done": true, "rows": {SMALL}}}\n')
         assert httpx.get(f"{live.url}/broken/no_end_marker/items/{SMALL}").status_code == 200
-        (lent,) = [give.__self__ for give in own.values() if hasattr(give, "__self__")]
+        lends = [getattr(give, "__self__", None) for give in own.values()]
+        (lent,) = [lender for lender in lends if isinstance(lender, OwnDatabase)]
         path = lent._made.path
         assert path.exists()
     assert not path.parent.exists()
