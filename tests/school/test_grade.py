@@ -99,7 +99,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Graded:
         ("right", "solved", 100, r"^$"),
         ("wrong", "partial", 40, r"^$"),
         ("crashing", "crashed", 0, r"NameError: name 'undefined_name' is not defined \(line \d+: undefined_name\)"),
-        ("hanging", "timed out", 0, "did not serve within 15 s"),
+        ("hanging", "timed out", 0, f"did not serve within {get_settings().answer_start_timeout:g} s"),
         ("blocking", "wrong", 0, "no longer answers anything"),
         ("exiting", "crashed", 0, "ended by itself with exit code 3 before it served"),
         ("dying", "crashed", 0, "ended by itself with exit code 4 during the checks"),
