@@ -7,14 +7,12 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import mkstemp
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
-
-FOLDER = TemporaryDirectory(prefix="press-")
 
 
 class Shop(BaseModel):
@@ -31,7 +29,7 @@ class Press:
 
     def __init__(self) -> None:
         self.shop = shop
-        handle, name = mkstemp(dir=FOLDER.name)
+        handle, name = mkstemp(prefix="press-")
         os.close(handle)
         self.file = Path(name)
         shop.files.append(self.file)

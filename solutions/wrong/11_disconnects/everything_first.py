@@ -7,15 +7,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import mkstemp
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 FAILS = {"stops_when_left", "press_is_closed", "nothing_for_nobody"}
-
-FOLDER = TemporaryDirectory(prefix="press-")
 
 
 class Shop(BaseModel):
@@ -32,7 +30,7 @@ class Press:
 
     def __init__(self) -> None:
         self.shop = shop
-        handle, name = mkstemp(dir=FOLDER.name)
+        handle, name = mkstemp(prefix="press-")
         os.close(handle)
         self.file = Path(name)
         shop.files.append(self.file)

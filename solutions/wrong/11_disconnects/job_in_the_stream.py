@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
+from tempfile import mkstemp
 
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
@@ -15,8 +15,6 @@ from pydantic import BaseModel
 from starlette.types import Send
 
 FAILS = {"job_goes_on", "viewers_come_back"}
-
-FOLDER = TemporaryDirectory(prefix="press-")
 
 
 class Shop(BaseModel):
@@ -33,7 +31,7 @@ class Press:
 
     def __init__(self) -> None:
         self.shop = shop
-        handle, name = mkstemp(dir=FOLDER.name)
+        handle, name = mkstemp(prefix="press-")
         os.close(handle)
         self.file = Path(name)
         shop.files.append(self.file)
