@@ -4,7 +4,7 @@ An exercise is its file of checks, `checks/NN_name.py`: `TITLE`, `OBJECT`, `HINT
 marked by `@points`. Nothing is run here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,7 +13,19 @@ from types import ModuleType
 from labserver.errors import LabError
 from labserver.school.checking import Check, Misconception, check_of
 
-__all__ = ["CHECKS", "ROOT", "STARTERS", "Exercise", "exercise", "exercise_ids", "find_exercise", "load_module"]
+__all__ = [
+    "CHECKS",
+    "ROOT",
+    "STARTERS",
+    "Exercise",
+    "Hidden",
+    "checks_module",
+    "exercise",
+    "exercise_ids",
+    "find_exercise",
+    "hidden",
+    "load_module",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository or the participants' copy: where `exercises/` and (if at all) `solutions/` lie."""
@@ -74,7 +86,42 @@ class Exercise:
 
     def misconception_of(self, failed: frozenset[str]) -> str:
         """Return the name of the known wrong answer that fails exactly these checks, or ""."""
-        return next((name for name, known in self.misconceptions.items() if failed and known.fails == failed), "")
+        return _misconception(self.misconceptions, failed)
+
+    def only(self, name: str) -> "Exercise":
+        """Return this exercise with one check.
+
+        Raises:
+            LabError: if it has none of that name.
+        """
+        chosen = tuple(check for check in self.checks if check.name == name)
+        if not chosen:
+            names = ", ".join(check.name for check in self.checks)
+            raise LabError(f"Exercise {self.number} has no check {name!r}: choose one of {names}.")
+        return replace(self, checks=chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The checks of one exercise that participants never get, in `solutions/hidden/`.
+
+    Attributes:
+        path: their file.
+        checks: in order; each guards a visible one.
+        misconceptions: wrong answers that pass every visible check, by name.
+    """
+
+    path: Path
+    checks: tuple[Check, ...]
+    misconceptions: dict[str, Misconception]
+
+    def misconception_of(self, failed: frozenset[str]) -> str:
+        """Return the name of the known wrong answer that fails exactly these hidden checks, or ""."""
+        return _misconception(self.misconceptions, failed)
+
+
+def _misconception(table: dict[str, Misconception], failed: frozenset[str]) -> str:
+    return next((name for name, known in table.items() if failed and known.fails == failed), "")
 
 
 def exercise_ids() -> tuple[str, ...]:
@@ -108,6 +155,29 @@ def exercise(id: str) -> Exercise:
     module = load_module(CHECKS / f"{id}.py")
     checks = tuple(check for value in vars(module).values() if (check := check_of(value)))
     return Exercise(id, module.TITLE, module.OBJECT, checks, module.HINTS, module.MISCONCEPTIONS)
+
+
+@lru_cache(maxsize=64)
+def hidden(id: str) -> Hidden | None:
+    """Return the hidden checks of an exercise, None where there are none: in a participant's copy there never are.
+
+    Raises:
+        LabError: if one of them guards no check of the exercise, or has the name of one.
+    """
+    path = ROOT / "solutions" / "hidden" / f"{id}.py"
+    if not path.exists():
+        return None
+    module, visible = load_module(path), {check.name for check in exercise(id).checks}
+    checks = tuple(check for value in vars(module).values() if (check := check_of(value)))
+    for check in checks:
+        if check.guards not in visible or check.name in visible:
+            raise LabError(f"{path.name}: the hidden check {check.name!r} needs a name of its own and one to guard.")
+    return Hidden(path, checks, getattr(module, "MISCONCEPTIONS", {}))
+
+
+def checks_module(id: str) -> ModuleType:
+    """Return an exercise's file of checks as a module: hidden checks use its clients and words."""
+    return load_module(exercise(id).check_file)
 
 
 def load_module(path: Path) -> ModuleType:

@@ -1,4 +1,4 @@
-"""What a file of checks is written with: `@points`, `Failed`, and the table of known wrong answers.
+"""What a file of checks is written with: `@points`, `@guards`, `Failed`, and the table of known wrong answers.
 
 No pytest and no network here, so that a notebook reads an exercise's checks, points and hints in a millisecond. The
 checks themselves run in a process of their own (`plugin`, `run`).
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import getdoc
 from typing import Any, TypeVar
 
-__all__ = ["Check", "Failed", "Misconception", "check_of", "points"]
+__all__ = ["Check", "Failed", "Misconception", "check_of", "guards", "points"]
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[None]])
 
@@ -41,6 +41,7 @@ class Check:
         hint: one sentence, shown beside the failure.
         repeat: how many times it runs, with fresh payloads, where a race could hide.
         deadline: seconds for one run.
+        guards: of a hidden check: the name of the visible one whose points are lost when this one fails; else "".
     """
 
     name: str
@@ -49,6 +50,7 @@ class Check:
     hint: str
     repeat: int
     deadline: float
+    guards: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,33 @@ def points(worth: int, *, hint: str, repeat: int = 1, deadline: float = 10.0) ->
         ValueError: if the function is not called `check_...` or has no docstring.
     """
 
-    def declare(function: Function) -> Function:
-        name, title = getattr(function, "__name__", ""), (getdoc(function) or "").partition("\n")[0]
-        if not name.startswith("check_") or not title:
-            raise ValueError(f"{name}: a check is named check_... and its docstring says what the app must do")
-        setattr(function, _MARK, Check(name.removeprefix("check_"), title, worth, hint, repeat, deadline))
-        return function
+    return lambda function: _declare(function, worth, hint, repeat, deadline)
 
-    return declare
+
+def guards(name: str, *, hint: str, repeat: int = 1, deadline: float = 10.0) -> Callable[[Function], Function]:
+    """Declare a hidden check: it asks what the visible check `name` asks, in a way that nobody can prepare for.
+
+    It has no points of its own. When it fails, the answer loses those of the check that it guards, so that an exercise
+    is worth the same in the notebook and in grading.
+
+    Args:
+        name: the visible check's name, without `check_`.
+        hint: one sentence for the student.
+        repeat: runs; all must pass.
+        deadline: seconds for one run.
+
+    Raises:
+        ValueError: if the function is not called `check_...` or has no docstring.
+    """
+    return lambda function: _declare(function, 0, hint, repeat, deadline, name)
+
+
+def _declare(function: Function, worth: int, hint: str, repeat: int, deadline: float, guarded: str = "") -> Function:
+    name, title = getattr(function, "__name__", ""), (getdoc(function) or "").partition("\n")[0]
+    if not name.startswith("check_") or not title:
+        raise ValueError(f"{name}: a check is named check_... and its docstring says what the app must do")
+    setattr(function, _MARK, Check(name.removeprefix("check_"), title, worth, hint, repeat, deadline, guarded))
+    return function
 
 
 def check_of(function: Any) -> Check | None:

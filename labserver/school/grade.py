@@ -171,7 +171,7 @@ def _serve_and_check(answer: Answer, box: Sandbox, seed: int) -> Report:
         reason = printable(str((told or {}).get("error", "")))
         return _never_ran(answer.exercise, "crashed", reason or "Its process ended by itself before it served.")
     port = told["port"]
-    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, seed=seed)
+    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, seed=seed, hidden=True, confirm=True)
     if report.solved or box.ended(_GONE_TIMEOUT) or _responds(port):
         return report
     reason = "It no longer answers anything: does a loop without `await`, or `time.sleep`, block its event loop?"

@@ -305,7 +305,8 @@ def _failure(check: CheckResult) -> str:
 
 
 def _seen(check: CheckResult) -> str:
-    lines = (("seen", check.seen), ("expected", check.expected), ("hint", check.hint))
+    by = "a check that is not in the notebook" if check.guard else ""
+    lines = (("seen", check.seen), ("expected", check.expected), ("hint", check.hint), ("found by", by))
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{_prose(text)}</dd>" for name, text in lines if text) + "</dl>"
 
 

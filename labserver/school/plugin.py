@@ -55,6 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--answer-url", required=True, help="where the answer is served, http://host:port")
     group.addoption("--answer-results", required=True, help="the file of JSON lines to append to")
     group.addoption("--answer-seed", type=int, default=0, help="repeats the same payloads")
+    group.addoption("--answer-only", default="", help="the one check to run")
+    group.addoption("--answer-confirm", action="store_true", help="run what failed once more")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,11 +66,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make `repeat` items of each check."""
+    """Make `repeat` items of each check, and a second one to confirm the only one."""
     check = check_of(metafunc.function)
     if check is not None:
+        runs = max(check.repeat, 2 if metafunc.config.getoption("--answer-confirm") else 1)
         metafunc.fixturenames.append(_ROUND)
-        metafunc.parametrize(_ROUND, range(check.repeat), ids=[f"run{n + 1}" for n in range(check.repeat)])
+        metafunc.parametrize(_ROUND, range(runs), ids=[f"run{n + 1}" for n in range(runs)])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the one check that was asked for; confirm when all else has run."""
+    only = config.getoption("--answer-only")
+    items[:] = [item for item in items if not only or ((check := _check(item)) and check.name == only)]
+    items.sort(key=_confirms)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -82,7 +93,7 @@ def answer(request: pytest.FixtureRequest) -> Iterator[AnswerUnderTest]:
     """The answer under test, seen through a tape."""
     check = _check(request.node)
     assert check is not None
-    seed = f"{request.config.getoption('--answer-seed')}/{check.name}/{request.getfixturevalue(_ROUND)}"
+    seed = f"{request.config.getoption('--answer-seed')}/{check.name}/{request.getfixturevalue(_ROUND) % check.repeat}"
     address = urlsplit(str(request.config.getoption("--answer-url")))
     with ExitStack() as stack:
         tape = stack.enter_context(Tape(str(address.hostname), int(address.port or 80)))
@@ -132,14 +143,29 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip further runs of a check that failed twice and never passed: more of the same tells nothing."""
+    """Skip a run that would tell nothing more."""
     check = _check(item)
-    if check is None:
-        return
-    before = item.config.stash[_RECORDER].outcomes.get(check.name, [])
-    if len(before) >= 2 and "passed" not in before:
+    if check is not None and _settled(item, check, item.config.stash[_RECORDER].outcomes):
         item.stash[_RESULT] = {"outcome": "settled", "seen": "", "expected": ""}
         pytest.skip("settled")
+
+
+def _settled(item: pytest.Item, check: Check, outcomes: dict[str, list[str]]) -> bool:
+    """Whether a check failed twice and never passed; nothing is to be confirmed where it passed or where all failed."""
+    before = outcomes.get(check.name, [])
+    if not _confirms(item):
+        return len(before) >= 2 and "passed" not in before
+    return before == ["passed"] or not any("passed" in each for each in outcomes.values())
+
+
+def _confirms(item: pytest.Item) -> bool:
+    """Whether this is the run beyond those that its check asks for."""
+    check = _check(item)
+    return (
+        isinstance(item, pytest.Function)
+        and check is not None
+        and int(str(item.callspec.params[_ROUND])) >= check.repeat
+    )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,8 @@ in `seen` and `tape_text` is the same on every run):
       answers   [{exercise, source, counts, verdict, reason, points, max_points, misconception, notes, output, seconds,
                 checks}]: every notebook; `exercise` is "" if it names none; `counts` is false if a better one is there;
                 an exercise that was not handed in has `source` "" and the verdict "not handed in"
-      checks    [{name, title, points, earned, verdict, seen, expected, hint, tape_text, seconds}]
+      checks    [{name, title, points, earned, verdict, seen, expected, hint, tape_text, seconds, guard}]: `guard` names
+                the hidden check that took the points, "" if none did
     skipped     [{source, reason}]: files that could not be given to a student
 
 Verdicts are those of `verdicts.py`. `results.csv` has one row per student, exercise and check: `student, exercise,

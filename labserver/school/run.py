@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import SystemRandom
 from time import monotonic, sleep
@@ -18,7 +19,8 @@ from typing import Any, cast
 
 from labserver import posix
 from labserver.errors import LabError
-from labserver.school.catalogue import Exercise, exercise
+from labserver.school.catalogue import Exercise, Hidden, exercise
+from labserver.school.catalogue import hidden as hidden_of
 from labserver.school.checking import Check
 from labserver.school.verdicts import CheckResult, CheckVerdict, Report, summarise
 from labserver.settings import get_settings
@@ -39,6 +41,9 @@ def run_checks(
     *,
     timeout: float | None = None,
     seed: int | None = None,
+    only: str | None = None,
+    hidden: bool = False,
+    confirm: bool = False,
 ) -> Report:
     """Run the checks against a server and report.
 
@@ -47,26 +52,34 @@ def run_checks(
         exercise_id: for instance `01_websocket_basics`.
         timeout: seconds for everything, `settings.checks_timeout` when None; checks without a turn are `never ran`.
         seed: repeats the payloads of an earlier report; None draws one.
+        only: the name of the one check to run; None runs all.
+        hidden: run the hidden checks as well, where there are any.
+        confirm: run what failed once more, with the same payloads: what then passes is `unstable` and not `failed`.
 
     Raises:
-        LabError: if there is no such exercise.
+        LabError: if there is no such exercise, or no such check in it.
     """
     known = exercise(exercise_id)
+    if only is not None:
+        known = known.only(only)
+    unseen = hidden_of(known.id) if hidden else None
     chosen = _SEEDS.randrange(1, 1 << 31) if seed is None else seed
     seconds = get_settings().checks_timeout if timeout is None else timeout
     with tempfile.TemporaryDirectory(prefix="labserver-checks-") as folder:
         results = Path(folder) / "results.jsonl"
-        output = _pytest(known.check_file, url, results, chosen, seconds)
+        arguments = ["--answer-url", url, "--answer-results", str(results), "--answer-seed", str(chosen)]
+        arguments += ["--answer-only", only] if only is not None else []
+        arguments += ["--answer-confirm"] if confirm else []
+        arguments += [str(known.check_file), *([str(unseen.path)] if unseen else [])]
+        output = _pytest(arguments, results, seconds)
         lines = _lines(results)
-    return _report(known, lines, chosen, output)
+    return _report(known, unseen, lines, chosen, output)
 
 
-def _pytest(checks: Path, url: str, results: Path, seed: int, timeout: float) -> str:
+def _pytest(arguments: list[str], results: Path, timeout: float) -> str:
     """Run pytest to its end or the deadline; return the last of what it printed, for our own faults."""
     command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "labserver.school.plugin", "-c", os.devnull]
-    command += ["-o", "python_functions=check_*", "--rootdir", str(results.parent)]
-    command += ["--answer-url", url, "--answer-results", str(results), "--answer-seed", str(seed)]
-    command.append(str(checks))
+    command += ["-o", "python_functions=check_*", "--rootdir", str(results.parent), *arguments]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for variable in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         environment.pop(variable, None)
@@ -118,17 +131,42 @@ def _lines(results: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _report(known: Exercise, lines: list[dict[str, Any]], seed: int, output: str) -> Report:
+def _report(known: Exercise, unseen: Hidden | None, lines: list[dict[str, Any]], seed: int, output: str) -> Report:
+    every = [*known.checks, *(unseen.checks if unseen else ())]
     planned: list[str] = next((line["names"] for line in lines if line["kind"] == "plan"), [])
-    if set(planned) != {check.name for check in known.checks}:
+    if set(planned) != {check.name for check in every}:
         reason = f"The checks could not start, which is no fault of the answer: {_why(output)}"
         return Report(known.id, "not checked", reason, 0, known.max_points, seed=seed)
     results = tuple(_result(check, lines) for check in known.checks)
-    report = summarise(known.id, results, seed=seed)
-    if broken := next((result for result in results if result.verdict == "error"), None):
+    guards = tuple(_result(check, lines) for check in every if check.guards)
+    report = summarise(known.id, tuple(_guarded(results, guards, unseen)), seed=seed, hidden=guards)
+    if broken := next((result for result in (*results, *guards) if result.verdict == "error"), None):
         reason = f"A check broke, which is no fault of the answer: {broken.name}: {broken.seen}"
-        return Report(known.id, "not checked", reason, report.points, report.max_points, results, seed=seed)
-    return summarise(known.id, results, seed=seed, misconception=known.misconception_of(report.failed))
+        return replace(report, verdict="not checked", reason=reason)
+    known_by = known.misconception_of(_failed(results))
+    if unseen and not _failed(results):
+        known_by = unseen.misconception_of(_failed(guards))
+    return replace(report, misconception=known_by)
+
+
+def _failed(results: Iterable[CheckResult]) -> frozenset[str]:
+    return frozenset(result.name for result in results if not result.passed)
+
+
+def _guarded(
+    results: Iterable[CheckResult], guards: Iterable[CheckResult], unseen: Hidden | None
+) -> Iterator[CheckResult]:
+    """The visible results; one that passed while a hidden check of the same matter failed shows what that one saw."""
+    guarded = {check.name: check.guards for check in unseen.checks} if unseen else {}
+    lost: dict[str, CheckResult] = {}
+    for guard in guards:
+        if not guard.passed:
+            lost.setdefault(guarded[guard.name], guard)
+    for result in results:
+        if result.passed and (found := lost.get(result.name)):
+            yield replace(found, name=result.name, title=result.title, points=result.points, guard=found.name)
+        else:
+            yield result
 
 
 def _why(output: str) -> str:

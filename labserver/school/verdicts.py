@@ -22,13 +22,14 @@ CheckVerdict = Literal["passed", "failed", "unstable", "error", "never ran", "ti
 check itself broke, which is our fault; `timeout`: its deadline passed; `never ran`: the run ended before its turn."""
 
 ReportVerdict = Literal[
-    "solved", "partial", "wrong", "not attempted", "no answer", "crashed", "timed out", "not checked"
+    "solved", "partial", "unstable", "wrong", "not attempted", "no answer", "crashed", "timed out", "not checked"
 ]
-"""How one answer ended. `solved`: full marks; `partial`: some points; `wrong`: none; `not attempted`: the starter;
+"""How one answer ended. `solved`: full marks; `partial`: some points; `unstable`: points were lost only to checks that
+passed in one run and failed in another; `wrong`: none; `not attempted`: the starter;
 `no answer`: no readable answer was found; `crashed`: it did not run or start; `timed out`: the whole deadline passed
 before a check ended; `not checked`: we failed, and a teacher has to look."""
 
-ATTEMPTED: frozenset[str] = frozenset({"solved", "partial", "wrong", "crashed", "timed out"})
+ATTEMPTED: frozenset[str] = frozenset({"solved", "partial", "unstable", "wrong", "crashed", "timed out"})
 """Verdicts of an answer somebody worked on."""
 
 
@@ -48,6 +49,7 @@ class CheckResult:
         tape_text: the text twin of the failing exchange, "" when it passed.
         tape_svg: the same as a whole SVG document, "" when it passed or nothing was sent.
         seconds: how long it took, measured.
+        guard: the hidden check that failed in place of this one, which is not in the notebook; else "".
     """
 
     name: str
@@ -61,6 +63,7 @@ class CheckResult:
     tape_text: str = ""
     tape_svg: str = ""
     seconds: float = 0.0
+    guard: str = ""
 
     @property
     def passed(self) -> bool:
@@ -97,6 +100,7 @@ class Report:
         checks: in the order of the exercise; empty when the answer never ran.
         misconception: the name of the known wrong answer whose failures are exactly these, else "".
         seed: repeats the same random payloads.
+        hidden: how the checks ended that only graders have; what they took is part of `checks` already.
     """
 
     exercise: str
@@ -107,6 +111,7 @@ class Report:
     checks: tuple[CheckResult, ...] = ()
     misconception: str = ""
     seed: int = 0
+    hidden: tuple[CheckResult, ...] = ()
 
     @property
     def solved(self) -> bool:
@@ -120,7 +125,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return {**asdict(self), "checks": [check.to_json() for check in self.checks]}
+        hidden = [check.to_json() for check in self.hidden]
+        return {**asdict(self), "checks": [check.to_json() for check in self.checks], "hidden": hidden}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Report":
@@ -132,7 +138,8 @@ class Report:
         known = _known(cls, data)
         if known["verdict"] not in get_args(ReportVerdict):
             raise ValueError(f"unknown verdict {known['verdict']!r}")
-        known["checks"] = tuple(CheckResult.from_json(check) for check in known.get("checks", ()))
+        for part in ("checks", "hidden"):
+            known[part] = tuple(CheckResult.from_json(check) for check in known.get(part, ()))
         return cls(**known)
 
 
@@ -143,8 +150,9 @@ def summarise(
     seed: int = 0,
     reason: str = "",
     misconception: str = "",
+    hidden: tuple[CheckResult, ...] = (),
 ) -> Report:
-    """Add up the checks of an answer that ran: `solved`, `partial` or `wrong`, or `timed out` when none ended.
+    """Add up the checks of an answer that ran: `solved`, `partial`, `unstable`, `wrong`, `timed out` when none ended.
 
     A check that never ran earns nothing and keeps the report from being `solved`.
     """
@@ -154,9 +162,11 @@ def summarise(
         verdict = "timed out"
     elif checks and all(check.passed for check in checks):
         verdict = "solved"
+    elif checks and all(check.verdict in ("passed", "unstable") for check in checks):
+        verdict = "unstable"
     else:
         verdict = "partial" if points else "wrong"
-    return Report(exercise, verdict, reason, points, most, checks, misconception, seed)
+    return Report(exercise, verdict, reason, points, most, checks, misconception, seed, hidden)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> dict[str, Any]:

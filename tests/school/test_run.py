@@ -13,6 +13,7 @@ from labserver import posix
 from labserver.errors import LabError
 from labserver.school import catalogue
 from labserver.school.run import AnswerDied, run_checks, serving
+from labserver.school.verdicts import Report
 from labserver.settings import get_settings
 
 APP = dedent("""
@@ -106,6 +107,102 @@ def test_now_and_then_is_unstable(checks, url):
     assert (report.checks[0].earned, report.checks[0].seen) == (0, "odd")
     assert report.checks[0].tape_svg.startswith("<svg")
     assert "GET /n" in report.checks[0].tape_text
+
+
+ONCE = "import httpx\nn = httpx.get(answer.url + '/n').json()\nif n % 2 == 0: raise Failed('even', 'odd')"
+
+
+def test_what_fails_once_is_unstable_when_confirmed(checks):
+    id = checks(ONCE, "pass")
+    with serving(APP, "app") as url:
+        report = run_checks(url, id, confirm=True)
+    assert verdicts(report) == ["unstable", "passed"]
+    assert (report.verdict, report.points) == ("unstable", 10)
+
+
+def test_what_fails_again_with_the_same_payload_is_failed(checks, url, tmp_path):
+    drawn = tmp_path / "drawn"
+    note = f"open({str(drawn)!r}, 'a').write(f'{{answer.random.random()}} ')\n"
+    report = run_checks(url, checks(note + "raise Failed('a', 'b')", "pass"), confirm=True)
+    assert verdicts(report) == ["failed", "passed"]
+    assert report.verdict == "partial"
+    numbers = drawn.read_text().split()
+    assert len(numbers) == 2
+    assert len(set(numbers)) == 1
+
+
+def test_where_nothing_passes_nothing_is_confirmed(checks, url, tmp_path):
+    report = run_checks(
+        url, checks(f"open({str(tmp_path / 'n')!r}, 'a').write('x')\nraise Failed('a', 'b')"), confirm=True
+    )
+    assert verdicts(report) == ["failed"]
+    assert (tmp_path / "n").read_text() == "x"
+
+
+def test_one_check_alone(checks, url):
+    report = run_checks(url, checks("pass", "raise Failed('a', 'b')"), only="c1")
+    assert [(check.name, check.verdict) for check in report.checks] == [("c1", "failed")]
+    with pytest.raises(LabError, match="no check 'c7': choose one of c0, c1"):
+        run_checks(url, "90_sample", only="c7")
+
+
+HIDDEN = dedent('''
+    from labserver.school.catalogue import checks_module
+    from labserver.school.checking import Failed, Misconception, guards
+
+    VISIBLE = checks_module("90_sample")
+    MISCONCEPTIONS = {"typed_in": Misconception.of("You typed it in.", {"other_numbers"}, "a#b")}
+
+
+    @guards("c0", hint="Try others.")
+    async def check_other_numbers(answer):
+        """Any number."""
+        assert VISIBLE.TITLE == "Sample"
+        raise Failed("4", "5")
+''')
+
+
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
+    """Return a function that writes a file of hidden checks for the sample."""
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+
+    def write(text=HIDDEN):
+        (tmp_path / "solutions" / "hidden").mkdir(parents=True)
+        (tmp_path / "solutions" / "hidden" / "90_sample.py").write_text(text)
+        catalogue.hidden.cache_clear()
+
+    yield write
+    catalogue.hidden.cache_clear()
+
+
+def test_a_hidden_check_takes_the_points_of_the_one_it_guards(checks, hidden, url):
+    id = checks("pass", "pass")
+    hidden(HIDDEN.replace('checks_module("90_sample")', 'type("M", (), {"TITLE": "Sample"})'))
+    visible_alone = run_checks(url, id)
+    assert visible_alone.solved
+    assert visible_alone.hidden == ()
+    report = run_checks(url, id, hidden=True)
+    assert (report.verdict, report.points, report.max_points) == ("partial", 10, 20)
+    caught = report.checks[0]
+    assert (caught.name, caught.verdict, caught.seen, caught.guard) == ("c0", "failed", "4", "other_numbers")
+    assert report.misconception == "typed_in"
+    assert [(check.name, check.verdict) for check in report.hidden] == [("other_numbers", "failed")]
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_a_check_that_failed_by_itself_shows_itself(checks, hidden, url):
+    id = checks("raise Failed('a', 'b')", "pass")
+    hidden(HIDDEN.replace('checks_module("90_sample")', 'type("M", (), {"TITLE": "Sample"})'))
+    report = run_checks(url, id, hidden=True)
+    assert (report.checks[0].seen, report.checks[0].guard, report.misconception) == ("a", "", "")
+
+
+def test_a_hidden_check_that_guards_nothing_is_told(checks, hidden, url):
+    id = checks("pass")
+    hidden(HIDDEN.replace('"c0"', '"c9"'))
+    with pytest.raises(LabError, match="'other_numbers' needs a name of its own and one to guard"):
+        run_checks(url, id, hidden=True)
 
 
 def test_always_wrong_is_failed_and_not_repeated_for_ever(checks, url):
