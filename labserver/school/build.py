@@ -1,7 +1,8 @@
 """Solutions become exercises: the one source is `solutions/NN_name.ipynb`, everything else is made from it.
 
 Lines between `# BEGIN SOLUTION` and `# END SOLUTION` become one `...`; cells tagged `solution` are left out. The result
-lies twice: with outputs in `exercises/`, where participants edit it, and without in `starters/`, what it was.
+lies twice: with outputs in `exercises/`, where participants edit it, and without in `starters/`, what it was. What
+nbgrader reads of a cell is set by rule, in the solution too.
 """
 
 import copy
@@ -17,6 +18,7 @@ from typing import Any
 
 from labserver.errors import LabError
 from labserver.school.catalogue import Exercise, exercise, exercise_ids
+from labserver.school.nbgrader import marked
 
 __all__ = ["BEGIN", "END", "build", "stale", "starter_of", "without_solution"]
 
@@ -25,7 +27,7 @@ _METADATA = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": 
 
 
 def build(ids: Iterable[str] | None = None) -> list[Path]:
-    """Write starters and exercises, the latter executed; return the files written.
+    """Write starters and exercises, the latter executed, mark solutions for nbgrader; return the files written.
 
     Raises:
         LabError: if a solution is missing or malformed.
@@ -33,6 +35,9 @@ def build(ids: Iterable[str] | None = None) -> list[Path]:
     written = []
     for known in map(exercise, ids or exercise_ids()):
         starter = starter_of(known)
+        if _mark(solution := _read(known.solution), known):
+            _write(known.solution, solution)
+            written.append(known.solution)
         known.starter.parent.mkdir(parents=True, exist_ok=True)
         known.notebook.parent.mkdir(parents=True, exist_ok=True)
         _write(known.starter, starter)
@@ -61,6 +66,8 @@ def starter_of(known: Exercise) -> dict[str, Any]:
     cells = [_cell(cell, known) for cell in kept]
     if not any("answer" in cell["metadata"]["tags"] for cell in cells):
         raise LabError(f"{known.solution.name}: no cell is tagged `answer`.")
+    if sum(cell["metadata"].get("nbgrader", {}).get("grade", False) for cell in cells) != 1:
+        raise LabError(f"{known.solution.name}: it needs one cell tagged `school` that calls `check(...)`.")
     metadata = {**copy.deepcopy(_METADATA), "labserver": named}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
@@ -98,7 +105,16 @@ def _cell(cell: dict[str, Any], known: Exercise) -> dict[str, Any]:
     made = {"cell_type": cell["cell_type"], "id": id, "metadata": {"tags": tags}, "source": source.splitlines(True)}
     if cell["cell_type"] == "code":
         made |= {"execution_count": None, "outputs": []}
+    made["metadata"] = marked(made, known.max_points)
     return made
+
+
+def _mark(solution: dict[str, Any], known: Exercise) -> bool:
+    """Write into a solution's cells what nbgrader reads of them; return whether that changed any."""
+    before = [cell["metadata"] for cell in solution["cells"]]
+    for cell in solution["cells"]:
+        cell["metadata"] = marked(cell, known.max_points)
+    return before != [cell["metadata"] for cell in solution["cells"]]
 
 
 def _stale(known: Exercise) -> Iterator[str]:
@@ -108,15 +124,19 @@ def _stale(known: Exercise) -> Iterator[str]:
             yield f"{path.parent.name}/{path.name} is missing."
         elif _bare(_read(path)) != _bare(made):
             yield f"{path.parent.name}/{path.name} is not what its solution makes."
+    if _mark(_read(known.solution), known):
+        yield f"{known.solution.parent.name}/{known.solution.name} does not say what nbgrader reads of it."
 
 
 def _bare(notebook: dict[str, Any]) -> list[Any]:
-    """What a build decides: ids, kinds, tags, sources and the exercise's name."""
-    cells = [
-        (cell.get("id"), cell["cell_type"], cell["metadata"].get("tags", []), "".join(cell["source"]))
-        for cell in notebook["cells"]
-    ]
-    return [notebook["metadata"].get("labserver"), *cells]
+    """What a build decides: ids, kinds, tags, what nbgrader reads, sources and the exercise's name."""
+    return [notebook["metadata"].get("labserver"), *map(_decided, notebook["cells"])]
+
+
+def _decided(cell: dict[str, Any]) -> tuple[Any, ...]:
+    metadata = cell["metadata"]
+    parts = metadata.get("tags", []), metadata.get("nbgrader"), "".join(cell["source"])
+    return cell.get("id"), cell["cell_type"], *parts
 
 
 def _read(path: Path) -> dict[str, Any]:
