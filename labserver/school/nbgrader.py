@@ -7,7 +7,10 @@ different; whoever has nbgrader takes `solutions/` as its source. The points are
 import os
 from typing import Any
 
-__all__ = ["executing", "marked"]
+from labserver.errors import LabError
+from labserver.school.verdicts import Report
+
+__all__ = ["executing", "marked", "value_of"]
 
 SCHEMA = 3
 
@@ -27,6 +30,17 @@ def marked(cell: dict[str, Any], points: int) -> dict[str, Any]:
 def executing() -> bool:
     """Whether nbgrader runs this kernel, to grade or to validate a notebook."""
     return bool(os.environ.get("NBGRADER_EXECUTION"))
+
+
+def value_of(report: Report | None) -> int:
+    """Return what nbgrader takes for the points of the cell whose value it is (its `determine_grade`).
+
+    Raises:
+        LabError: if the checks could not judge the answer: an instructor has to see that, and not a plain 0.
+    """
+    if report is not None and report.verdict == "not checked":
+        raise LabError(report.reason)
+    return report.points if report is not None else 0
 
 
 def _part(cell: dict[str, Any], points: int) -> dict[str, Any] | None:

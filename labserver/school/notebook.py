@@ -6,12 +6,13 @@ process. Where a participant can mend something it shows one sentence, never a t
 
 import ast
 import json
-from contextlib import suppress
+import sys
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from labserver.errors import LabError
-from labserver.school import grading, view
+from labserver.school import grading, nbgrader, view
 from labserver.school import standings as book
 from labserver.school.answer import cells_of, same_code
 from labserver.school.asgi import asgi_problem
@@ -50,28 +51,41 @@ def begin(exercise_id: str) -> None:
     _show(view.opened(_session.known))
 
 
-def check(answer: Any = None) -> None:
+def check(answer: Any = None) -> int | None:
     """Check an answer over the wire and show what was seen: some seconds. Ctrl-C stops it and leaves nothing behind.
 
     Args:
         answer: the app itself.
+
+    Returns:
+        None, so that a cell shows nothing more. When nbgrader runs the notebook, the points: it takes a value for them.
     """
+    if not nbgrader.executing():
+        _check(answer)
+        return None
+    with redirect_stderr(sys.stdout):  # whatever a graded cell writes there costs all of its points
+        return nbgrader.value_of(_check(answer))
+
+
+def _check(answer: Any) -> Report | None:
+    """Show what the checks saw; None if there was nothing to check."""
     session = _current()
     if session is None:
-        return
+        return None
     known = session.known
     if answer is Ellipsis or _is_starter(known):
         sentence = "Nothing to check yet: write your answer in place of the `...`, run that cell, then run this one."
         _show(view.to_do(known, sentence))
-        return
+        return None
     if problem := asgi_problem(answer, known.object):
         _show(view.note(f"Exercise {known.number} · {known.title}: not checked", [problem]))
-        return
+        return None
     report, remarks = _checked(known, answer)
     session.report = report
     if report.verdict != "not checked":
         remarks += _kept(report)
     _show(view.checked(report, known, remarks))
+    return report
 
 
 def hint() -> None:
