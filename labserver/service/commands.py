@@ -15,7 +15,7 @@ from labserver.errors import LabError
 from labserver.service.tokens import mint, secret_of
 from labserver.settings import Settings, get_settings
 
-__all__ = ["serve", "token"]
+__all__ = ["bind", "serve", "token"]
 
 APP = "labserver.service.app:create_app"
 BACKLOG = 2048  # connections that may wait to be accepted: uvicorn's own default
@@ -36,14 +36,14 @@ def serve(
     settings = get_settings()
     if workers > 1 or settings.secret is not None:  # workers must agree on it, and a bad one must not wait for a login
         secret_of(settings)
-    listener = _bind(host, port)
+    listener = bind(host, port)
     try:
         _run(listener, workers, settings)
     finally:
         listener.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Return a bound socket that child processes inherit.
 
     Raises:
