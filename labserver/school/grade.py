@@ -31,7 +31,7 @@ from labserver.school import report as reports
 from labserver.school.answer import Answer, NoAnswer, parse_answer
 from labserver.school.catalogue import ROOT, exercise, exercise_ids
 from labserver.school.marks import Assignment, Graded, Marks
-from labserver.school.run import answer_command, run_checks
+from labserver.school.run import answer_arguments, run_checks
 from labserver.school.sandbox import Limits, Outcome, Sandbox
 from labserver.school.submissions import LAYOUTS, Found, Submission, find, printable
 from labserver.school.verdicts import Report, ReportVerdict
@@ -161,7 +161,7 @@ def _limits() -> Limits:
 def _serve_and_check(answer: Answer, box: Sandbox, seed: int) -> Report:
     module, announce = box.folder / "answer.py", box.folder / "announce.json"
     module.write_text(answer.source, encoding="utf-8", errors="replace")
-    box.start(answer_command(module, answer.object, announce))
+    box.call("labserver.school.serve_answer:main", answer_arguments(module, answer.object, announce))
     patience = get_settings().answer_start_timeout
     told = box.wait(lambda: _announced(announce), patience)
     if told is None and not box.ended():
@@ -171,7 +171,9 @@ def _serve_and_check(answer: Answer, box: Sandbox, seed: int) -> Report:
         reason = printable(str((told or {}).get("error", "")))
         return _never_ran(answer.exercise, "crashed", reason or "Its process ended by itself before it served.")
     port = told["port"]
-    report = run_checks(f"http://127.0.0.1:{port}", answer.exercise, seed=seed, hidden=True, confirm=True)
+    report = run_checks(
+        f"http://127.0.0.1:{port}", answer.exercise, seed=seed, hidden=True, confirm=True, preloaded=True
+    )
     if report.solved or box.ended(_GONE_TIMEOUT) or _responds(port):
         return report
     reason = "It no longer answers anything: does a loop without `await`, or `time.sleep`, block its event loop?"
@@ -224,6 +226,8 @@ def _why(outcome: Outcome, limits: Limits) -> str:
         return f"It was ended because it ran more than {limits.tasks} processes and threads"
     if outcome.ended == "deadline":
         return f"It was ended after {limits.seconds:g} s"
+    if outcome.ended == "disk":
+        return f"It was ended because it wrote more than {limits.folder_bytes >> 20} MiB or {limits.folder_files} files"
     if outcome.code is None:
         return "Its process ended"
     if outcome.code < 0:

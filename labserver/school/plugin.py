@@ -6,19 +6,22 @@ each run; whoever reads a file that ends early knows which check hung and which 
 """
 
 import asyncio
+import importlib
 import inspect
 import json
 import time
 from collections.abc import Coroutine, Generator, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
+import _pytest.config
 import pytest
 
 from labserver.school.checking import Check, Failed, check_of
+from labserver.school.client_wire import ClientUnderTest
+from labserver.school.hostile import Hostile
 from labserver.school.lifeline import end_with_owner
 from labserver.school.wire import AnswerUnderTest
 from labserver.stage.tape import Tape
@@ -47,6 +50,17 @@ class _OutOfTime(Exception):
 _RECORDER = pytest.StashKey[_Recorder]()
 _RESULT = pytest.StashKey[dict[str, str]]()
 _TAPE = pytest.StashKey[Tape]()
+
+
+def preload() -> None:
+    """Import what pytest itself imports when it starts."""
+    for name in _pytest.config.default_plugins:
+        importlib.import_module(f"_pytest.{name}")
+
+
+def run(arguments: list[str]) -> int:
+    """Run pytest in this process, which is a fork made for it."""
+    return int(pytest.main(arguments))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,15 +105,28 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture
 def answer(request: pytest.FixtureRequest) -> Iterator[AnswerUnderTest]:
     """The answer under test, seen through a tape."""
-    check = _check(request.node)
-    assert check is not None
-    seed = f"{request.config.getoption('--answer-seed')}/{check.name}/{request.getfixturevalue(_ROUND) % check.repeat}"
     address = urlsplit(str(request.config.getoption("--answer-url")))
-    with ExitStack() as stack:
-        tape = stack.enter_context(Tape(str(address.hostname), int(address.port or 80)))
+    with Tape(str(address.hostname), int(address.port or 80)) as tape:
         request.node.stash[_TAPE] = tape
         direct = f"http://{address.netloc}"
-        yield AnswerUnderTest(tape.url.rstrip("/"), tape.ws_url.rstrip("/"), direct, Random(seed))
+        yield AnswerUnderTest(tape.url.rstrip("/"), tape.ws_url.rstrip("/"), direct, _random(request))
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Iterator[ClientUnderTest]:
+    """The answer under test when it is a client; the tape is between it and a hostile server."""
+    with Hostile() as hostile, Tape("127.0.0.1", hostile.port) as tape:
+        request.node.stash[_TAPE] = tape
+        url = str(request.config.getoption("--answer-url"))
+        yield ClientUnderTest(url, hostile, tape.url, _random(request))
+
+
+def _random(request: pytest.FixtureRequest) -> Random:
+    """The payloads of this run of this check; a run that confirms has those of the run that it repeats."""
+    check = _check(request.node)
+    assert check is not None
+    round = request.getfixturevalue(_ROUND) % check.repeat
+    return Random(f"{request.config.getoption('--answer-seed')}/{check.name}/{round}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,16 +19,18 @@ from typing import Any, cast
 
 from labserver import posix
 from labserver.errors import LabError
+from labserver.school import preload
 from labserver.school.catalogue import Exercise, Hidden, exercise
 from labserver.school.catalogue import hidden as hidden_of
 from labserver.school.checking import Check
 from labserver.school.verdicts import CheckResult, CheckVerdict, Report, summarise
 from labserver.settings import get_settings
 
-__all__ = ["AnswerDied", "answer_command", "run_checks", "serving", "wait_announced"]
+__all__ = ["AnswerDied", "answer_arguments", "run_checks", "serving", "wait_announced"]
 
 _OPTIONS = ("-q", "--noconftest", "--import-mode=importlib", "-p", "no:cacheprovider", "-o", "addopts=")
 _SEEDS = SystemRandom()
+_SHOWN = 2000  # bytes of what pytest printed, in which the reason for a fault of ours stands
 
 
 class AnswerDied(LabError):
@@ -44,6 +46,7 @@ def run_checks(
     only: str | None = None,
     hidden: bool = False,
     confirm: bool = False,
+    preloaded: bool = False,
 ) -> Report:
     """Run the checks against a server and report.
 
@@ -55,6 +58,7 @@ def run_checks(
         only: the name of the one check to run; None runs all.
         hidden: run the hidden checks as well, where there are any.
         confirm: run what failed once more, with the same payloads: what then passes is `unstable` and not `failed`.
+        preloaded: run them in a fork of a process that has imported what they need, for one who runs many (POSIX).
 
     Raises:
         LabError: if there is no such exercise, or no such check in it.
@@ -71,15 +75,33 @@ def run_checks(
         arguments += ["--answer-only", only] if only is not None else []
         arguments += ["--answer-confirm"] if confirm else []
         arguments += [str(known.check_file), *([str(unseen.path)] if unseen else [])]
-        output = _pytest(arguments, results, seconds)
+        output = (_forked if preloaded else _spawned)(_options(arguments, results), results, seconds)
         lines = _lines(results)
     return _report(known, unseen, lines, chosen, output)
 
 
-def _pytest(arguments: list[str], results: Path, timeout: float) -> str:
+def _options(arguments: list[str], results: Path) -> list[str]:
+    options = [*_OPTIONS, "-p", "labserver.school.plugin", "-c", os.devnull, "-o", "python_functions=check_*"]
+    return [*options, "--rootdir", str(results.parent), *arguments]
+
+
+def _forked(options: list[str], results: Path, timeout: float) -> str:
+    """As `_spawned`, in a fork."""
+    environment, call = dict(os.environ), "labserver.school.plugin:run"
+    forks, forked = preload.with_server(
+        preload.checks, lambda server: (server, server.call(call, options, results.parent, environment))
+    )
+    try:
+        return forked.output(timeout, last=_SHOWN).decode(errors="replace")
+    finally:
+        if not forked.over:
+            forks.kill(forked)
+        forked.close()
+
+
+def _spawned(options: list[str], results: Path, timeout: float) -> str:
     """Run pytest to its end or the deadline; return the last of what it printed, for our own faults."""
-    command = [sys.executable, "-m", "pytest", *_OPTIONS, "-p", "labserver.school.plugin", "-c", os.devnull]
-    command += ["-o", "python_functions=check_*", "--rootdir", str(results.parent), *arguments]
+    command = [sys.executable, "-m", "pytest", *options]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     for variable in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
         environment.pop(variable, None)
@@ -95,7 +117,7 @@ def _pytest(arguments: list[str], results: Path, timeout: float) -> str:
         )
         _wait_or_kill(process, timeout)
         output.seek(0)
-        return output.read()[-2000:].decode(errors="replace")
+        return output.read()[-_SHOWN:].decode(errors="replace")
 
 
 def _wait_or_kill(process: "subprocess.Popen[bytes]", timeout: float) -> None:
@@ -214,13 +236,13 @@ def _verdict(outcomes: list[str], repeat: int, hung: bool) -> CheckVerdict:
     return cast(CheckVerdict, outcomes[0])
 
 
-def answer_command(module: Path, object_name: str, announce: Path) -> list[str]:
-    """The command that serves an answer's module file; pass `stdin=PIPE`, whose end is its end.
+def answer_arguments(module: Path, object_name: str, announce: Path) -> list[str]:
+    """The arguments of `serve_answer` for an answer's module file.
 
-    The limit goes along as an argument, because `grade` runs the command in a bare environment.
+    The limit goes along as an argument, because `grade` serves the answer in a bare environment.
     """
-    entry = ["-m", "labserver.school.serve_answer", str(module), "--object", object_name, "--announce", str(announce)]
-    return [sys.executable, *entry, "--message-max-bytes", str(get_settings().message_max_bytes)]
+    limit = str(get_settings().message_max_bytes)
+    return [str(module), "--object", object_name, "--announce", str(announce), "--message-max-bytes", limit]
 
 
 def wait_announced(announce: Path, process: "subprocess.Popen[bytes]", timeout: float) -> str:
@@ -260,7 +282,12 @@ def serving(source: str, object_name: str, *, timeout: float | None = None) -> I
         module.write_text(source, encoding="utf-8")
         with (Path(folder) / "output.txt").open("wb") as output:
             process = subprocess.Popen(
-                answer_command(module, object_name, announce),
+                [
+                    sys.executable,
+                    "-m",
+                    "labserver.school.serve_answer",
+                    *answer_arguments(module, object_name, announce),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

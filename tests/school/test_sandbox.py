@@ -208,7 +208,7 @@ def test_an_abort_from_outside_ends_all(tmp_path: Path) -> None:
         wait_for(lambda: running(mark))
         box.abort()
         assert box.ended(10)
-        assert box.finish().ended == "lost"
+        assert box.finish().ended == "stopped"
         assert not running(mark)
 
 
