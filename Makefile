@@ -57,7 +57,7 @@ lab: env
 	@export PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; exec $(PY) -m jupyterlab $(LAB) $$([ "$$(id -u)" != 0 ] || echo --allow-root) $$($(SCREEN) || echo --no-browser) $(ARGS)
 
 test: env
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 $(ARGS)
 
 lint: env
 	$(PY) -m ruff check

@@ -1,8 +1,9 @@
 """What tests and notebooks share: a private world on disk, and what nbval compares.
 
 The private world (temporary files, progress, kernels' folders) is made when this file is loaded, before any test,
-server or kernel starts, so that a run touches nothing of the user's and `test_nothing_left.py` can say what it left
-behind. nbval compares plain text: the twin of each picture, never the picture, which may hold measured numbers.
+server or kernel starts, so that a run touches nothing of the user's and `tests/leftovers.py` can say what it left
+behind. Each worker of a run has its own, within that of the run. nbval compares plain text: the twin of each picture,
+never the picture, which may hold measured numbers.
 """
 
 import os
@@ -11,7 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WORLD = Path(tempfile.mkdtemp(prefix="labserver-tests-"))
+pytest_plugins = ["leftovers", "workers"]  # in tests/
+
+_OUTER = os.environ.get("LABSERVER_TESTS_WORLD")  # of the run whose worker this is
+WORLD = Path(tempfile.mkdtemp(prefix="" if _OUTER else "labserver-tests-", dir=_OUTER))
 TMP = WORLD / "tmp"  # temporary files of the run; empty at its end
 PRIVATE = {
     "TMPDIR": TMP,
@@ -23,6 +27,7 @@ PRIVATE = {
 for _name, _folder in PRIVATE.items():
     _folder.mkdir()
     os.environ[_name] = str(_folder)
+os.environ["LABSERVER_TESTS_WORLD"] = str(WORLD)
 os.environ["LABSERVER_LLM"] = "fake"
 tempfile.tempdir = str(TMP)
 

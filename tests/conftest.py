@@ -1,4 +1,4 @@
-"""What every test shares: the rule for real parts, and the order of the last test."""
+"""What every test shares: the rule for real parts."""
 
 import os
 from collections.abc import Callable
@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the test that looks for leftovers behind everything else, notebooks included."""
-    items.sort(key=lambda item: item.path.name == "test_nothing_left.py")
 
 
 @pytest.fixture(scope="session")

@@ -1,78 +1,84 @@
-"""Runs last: what the whole run left behind. No process, no listening socket, no temporary file, no thread.
+"""The last look of a run (`leftovers.py`): whatever any of its processes leaves behind fails it."""
 
-A process is ours when it descends from this one or names the run's private world in its environment, so that an orphan
-is found too. `conftest.py` puts this file behind all others, notebooks included.
-"""
-
-import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
+import pytest
+from leftovers import LOOKS
 
-DEADLINE = 10.0  # seconds until what is ending must have ended
-HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python's own, they end with us
+ROOT = Path(__file__).resolve().parent.parent
+AT_THE_END = """
+import leftovers, test_leaves
 
+leftovers.DEADLINE = 0.5
 
-def _ours(process: psutil.Process, world: str) -> bool:
-    with contextlib.suppress(psutil.Error, OSError):
-        return any(world in value for value in process.environ().values())
-    return False
+def pytest_unconfigure():
+    shutil.rmtree(WORLD, ignore_errors=True)
+    test_leaves.end.set()
+"""
+LEAVES = """
+import os, socket, subprocess, sys, tempfile, threading
 
+end, kept = threading.Event(), []
 
-def processes() -> list[str]:
-    """Return the command lines of our living descendants and orphans."""
-    me = psutil.Process()
-    world = tempfile.gettempdir()
-    kin = {me.pid, *(parent.pid for parent in me.parents())}
-    mine = {child.pid: child for child in me.children(recursive=True)}
-    mine |= {other.pid: other for other in psutil.process_iter() if other.pid not in kin and _ours(other, world)}
-    found = []
-    for process in mine.values():
-        with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if process.status() != psutil.STATUS_ZOMBIE and not any(helper in command for helper in HELPERS):
-                found.append(command or process.name())
-    return sorted(found)
+def test_leaves_what_it_is_told_to():
+    what = os.environ["LEAVE"]
+    if "file" in what:
+        tempfile.mkstemp(prefix="left-behind-")
+    if "socket" in what:
+        kept.append(socket.create_server(("127.0.0.1", 0)))
+    if "thread" in what:
+        threading.Thread(target=end.wait, name="left-behind").start()
+    if "process" in what:
+        reader, writer = os.pipe()
+        kept.append(writer)
+        program = "import sys; sys.stdin.read()  # left behind"
+        kept.append(subprocess.Popen([sys.executable, "-c", program], stdin=reader))
 
-
-def sockets() -> list[str]:
-    """Return the addresses that this process still listens on."""
-    connections = psutil.Process().net_connections(kind="inet")
-    return sorted(f"{c.laddr.ip}:{c.laddr.port}" for c in connections if c.status == psutil.CONN_LISTEN)
-
-
-def files() -> list[str]:
-    """Return what is in the run's private temporary folder, but for pytest's own folder and what an exercise made.
-
-    An exercise's cell may make a folder that Python removes at its exit. nbval kills its kernels, so there it stays.
-    """
-    own = ("pytest-of-", "exercise-")
-    return sorted(path.name for path in Path(tempfile.gettempdir()).iterdir() if not path.name.startswith(own))
+def test_of_another_file():
+    pass
+"""
 
 
-def threads() -> list[str]:
-    """Return the threads that would keep this process from ending."""
-    return sorted(t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread())
+def run(folder: Path, leave: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a project of one test that leaves something behind, under this project's `conftest.py`."""
+    (folder / "pytest.ini").write_text(f"[pytest]\npythonpath = . {ROOT / 'tests'}\n")
+    (folder / "conftest.py").write_text((ROOT / "conftest.py").read_text() + AT_THE_END)
+    (folder / "test_leaves.py").write_text(LEAVES)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "--import-mode=importlib", *arguments],
+        cwd=folder,
+        env=os.environ | {"LEAVE": leave, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
-def settled(look: Callable[[], list[str]]) -> list[str]:
-    """Look until there is nothing left, or the deadline has passed; return what there is then."""
-    end = time.monotonic() + DEADLINE
-    while (left := look()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return left
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_what_a_run_leaves_behind_fails_it(tmp_path: Path, workers: str) -> None:
+    done = run(tmp_path, "file socket thread process", "-n", workers)
+    assert done.returncode == 1, done.stdout + done.stderr
+    for left in ("process: ", "a listening socket: 127.0.0.1:", "a temporary file: left-behind-", "a thread: left-be"):
+        assert left in done.stdout
+    assert "1 failed, 2 passed" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_that_leaves_nothing_behind_passes(tmp_path: Path, workers: str) -> None:
+    done = run(tmp_path, "nothing", "-n", workers)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout.splitlines()[-1]
 
 
 def test_what_is_left_would_be_seen() -> None:
-    before = (processes(), sockets(), files(), threads())
+    before = [look() for look in LOOKS.values()]
     program = "import sys; print(flush=True); sys.stdin.read()"
     go = threading.Event()
     keeper = threading.Thread(target=go.wait, name="keeper")
@@ -82,7 +88,7 @@ def test_what_is_left_would_be_seen() -> None:
         assert child.stdout is not None
         child.stdout.readline()  # it runs
         with socket.create_server(("127.0.0.1", 0)), tempfile.NamedTemporaryFile(prefix="left-behind-"):
-            after = (processes(), sockets(), files(), threads())
+            after = [look() for look in LOOKS.values()]
     finally:
         go.set()
         keeper.join()
@@ -92,21 +98,6 @@ def test_what_is_left_would_be_seen() -> None:
 
 
 def test_the_run_is_private() -> None:
-    assert os.environ["TMPDIR"] == tempfile.gettempdir()
-    assert os.environ["LABSERVER_HOME"].startswith(str(Path(tempfile.gettempdir()).parent))
-
-
-def test_no_process_is_left() -> None:
-    assert settled(processes) == []
-
-
-def test_no_socket_listens() -> None:
-    assert settled(sockets) == []
-
-
-def test_no_temporary_file_is_left() -> None:
-    assert settled(files) == []
-
-
-def test_no_thread_keeps_the_process() -> None:
-    assert settled(threads) == []
+    world = os.environ["LABSERVER_TESTS_WORLD"]
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == os.path.join(world, "tmp")
+    assert os.environ["LABSERVER_HOME"].startswith(world)

@@ -8,17 +8,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-_MEASURED: list[str] = []
 
-
-@pytest.fixture(scope="session")
-def measured() -> Callable[[str], None]:
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return `measured(sentence)`: a number worth knowing, printed after the run and compared with nothing."""
-    return _MEASURED.append
+    return lambda sentence: request.node.user_properties.append(("measured", sentence))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _MEASURED:
+    reports = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    sentences = [value for report in reports for name, value in report.user_properties if name == "measured"]
+    if sentences:
         terminalreporter.section("measured")
-        for sentence in _MEASURED:
+        for sentence in sentences:
             terminalreporter.line(sentence)
