@@ -1,7 +1,7 @@
 """Which exercises there are, and where their files lie: checks, starter, exercise, solution.
 
 An exercise is its file of checks, `checks/NN_name.py`: `TITLE`, `OBJECT`, `HINTS`, `MISCONCEPTIONS` and the functions
-marked by `@points`. Nothing is run here.
+marked by `@points`; `LESSON` where its notebook has another name. Nothing is run here.
 """
 
 from dataclasses import dataclass, replace
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from labserver.errors import LabError
+from labserver.school.asgi import CLIENT
 from labserver.school.checking import Check, Misconception, check_of
 
 __all__ = [
@@ -45,6 +46,7 @@ class Exercise:
         checks: in order; their points add up to 100.
         hints: three, each says more than the one before.
         misconceptions: known wrong answers by name.
+        lesson_id: the notebook that it belongs to, by the stem of its file.
     """
 
     id: str
@@ -53,6 +55,12 @@ class Exercise:
     checks: tuple[Check, ...]
     hints: tuple[str, str, str]
     misconceptions: dict[str, Misconception]
+    lesson_id: str
+
+    @property
+    def client(self) -> bool:
+        """Whether the answer is an async callable that follows a feed, and no app."""
+        return self.object == CLIENT
 
     @property
     def number(self) -> str:
@@ -78,6 +86,11 @@ class Exercise:
     def notebook(self) -> Path:
         """The exercise that a participant edits."""
         return ROOT / "exercises" / f"{self.id}.ipynb"
+
+    @property
+    def lesson(self) -> Path:
+        """The notebook to read first; not every copy has all of them."""
+        return ROOT / "notebooks" / f"{self.lesson_id}.ipynb"
 
     @property
     def solution(self) -> Path:
@@ -154,7 +167,8 @@ def exercise(id: str) -> Exercise:
         raise LabError(f"There is no exercise {id!r}: choose one of {', '.join(exercise_ids())}.")
     module = load_module(CHECKS / f"{id}.py")
     checks = tuple(check for value in vars(module).values() if (check := check_of(value)))
-    return Exercise(id, module.TITLE, module.OBJECT, checks, module.HINTS, module.MISCONCEPTIONS)
+    lesson = getattr(module, "LESSON", id)
+    return Exercise(id, module.TITLE, module.OBJECT, checks, module.HINTS, module.MISCONCEPTIONS, lesson)
 
 
 @lru_cache(maxsize=64)

@@ -96,8 +96,7 @@ def next_exercise() -> None:
         return
     known = look_up(standing.exercise)
     state = f"{standing.points} of {standing.max_points} points so far" if standing.tries else "not begun"
-    lesson = ROOT / "notebooks" / known.notebook.name
-    first = f"Read {lesson.relative_to(ROOT).as_posix()} first. " if lesson.exists() else ""
+    first = f"Read {known.lesson.relative_to(ROOT).as_posix()} first. " if known.lesson.exists() else ""
     path = known.notebook.relative_to(ROOT).as_posix()
     _say(f"Next: {known.number} · {known.title} ({state}). {first}Open {path}.")
     if not known.notebook.exists():

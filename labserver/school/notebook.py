@@ -15,7 +15,7 @@ from labserver.errors import LabError
 from labserver.school import grading, nbgrader, view
 from labserver.school import standings as book
 from labserver.school.answer import cells_of, same_code
-from labserver.school.asgi import asgi_problem
+from labserver.school.asgi import answer_problem, app_of
 from labserver.school.catalogue import Exercise, exercise
 from labserver.school.run import run_checks
 from labserver.school.verdicts import Report
@@ -55,7 +55,7 @@ def check(answer: Any = None) -> int | None:
     """Check an answer over the wire and show what was seen: some seconds. Ctrl-C stops it and leaves nothing behind.
 
     Args:
-        answer: the app itself.
+        answer: the app itself, or the client's function.
 
     Returns:
         None, so that a cell shows nothing more. When nbgrader runs the notebook, the points: it takes a value for them.
@@ -77,7 +77,7 @@ def _check(answer: Any) -> Report | None:
         sentence = "Nothing to check yet: write your answer in place of the `...`, run that cell, then run this one."
         _show(view.to_do(known, sentence))
         return None
-    if problem := asgi_problem(answer, known.object):
+    if problem := answer_problem(answer, known.object):
         _show(view.note(f"Exercise {known.number} · {known.title}: not checked", [problem]))
         return None
     report, remarks = _checked(known, answer)
@@ -131,7 +131,7 @@ def _checked(known: Exercise, answer: Any) -> tuple[Report, list[str]]:
     from labserver.stage.server import start
 
     try:
-        live = start(answer, name="check", access_log=False)
+        live = start(app_of(answer, known.object), name="check", access_log=False)
     except LabError as error:
         return Report(known.id, "crashed", str(error), 0, known.max_points), []
     stopped = False

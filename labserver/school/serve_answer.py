@@ -20,7 +20,7 @@ from typing import Any
 
 from labserver.errors import LabError
 from labserver.school import grading
-from labserver.school.asgi import asgi_problem, what_was_raised
+from labserver.school.asgi import answer_problem, app_of, what_was_raised
 from labserver.school.lifeline import end_with_owner
 
 __all__ = ["main"]
@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _load(path: Path, object_name: str) -> Any:
-    """Execute the module and return its app.
+    """Execute the module and return its app; of a client the app that runs it.
 
     Raises:
-        LabError: if it raises, exits, or defines no app.
+        LabError: if it raises, exits, or defines no answer.
     """
     source = path.read_text(encoding="utf-8")
     module = ModuleType("answer")
@@ -63,10 +63,10 @@ def _load(path: Path, object_name: str) -> Any:
         raise LabError(f"The answer raised {what_was_raised(error, str(path))}.") from None
     if not hasattr(module, object_name):
         raise LabError(f"The answer does not define `{object_name}`.")
-    app = getattr(module, object_name)
-    if problem := asgi_problem(app, object_name):
+    found = getattr(module, object_name)
+    if problem := answer_problem(found, object_name):
         raise LabError(problem)
-    return app
+    return app_of(found, object_name)
 
 
 def _serve(app: Any, listener: socket.socket, announce: Path, message_max_bytes: int) -> None:

@@ -1,0 +1,72 @@
+"""Misconception: lines are lines, and httpx has a method for them."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import httpx
+
+FAILS = {"bytes"}
+
+FIRST = 0.1  # seconds, the ceiling of the first wait; in the world outside 1 to 3
+CAP = 0.8  # seconds, the highest ceiling; outside 30 to 60
+SILENCE = 1.0  # seconds without a byte after which a connection is dead; outside 40, for a comment every 15
+
+
+class Event(NamedTuple):
+    name: str
+    data: str
+    id: str
+
+
+class FeedFailed(Exception):
+    pass
+
+
+async def follow(client: httpx.AsyncClient, url: str) -> AsyncIterator[Event]:
+    last, first, failures = "", FIRST, 0
+    had = deque(maxlen=50)
+    while True:
+        asked = 0
+        headers = {"Last-Event-ID": last} if last else {}
+        try:
+            async with client.stream("GET", url, headers=headers, timeout=SILENCE) as response:
+                if response.status_code == 204:
+                    return
+                if response.status_code in (429, 500, 502, 503, 504):
+                    later = response.headers.get("Retry-After", "")
+                    asked = int(later) if later.isdigit() else 0
+                elif response.status_code != 200:
+                    raise FeedFailed(f"{response.status_code}")
+                elif not response.headers["Content-Type"].startswith("text/event-stream"):
+                    raise FeedFailed(response.headers["Content-Type"])
+                else:
+                    name, data, id = "message", [], ""
+                    async for line in response.aiter_lines():
+                        field, _, value = line.partition(":")
+                        value = value.removeprefix(" ")
+                        if field == "event":
+                            name = value
+                        elif field == "data":
+                            data.append(value)
+                        elif field == "id":
+                            id = value
+                        elif field == "retry" and value.isdigit():
+                            first = int(value) / 1000
+                        if line:
+                            continue
+                        if data and name == "error":
+                            raise FeedFailed("\n".join(data))
+                        if data and name == "done":
+                            return
+                        if data and id not in had:
+                            last, failures = id, 0
+                            had.append(id)
+                            yield Event(name, "\n".join(data), id)
+                        name, data, id = "message", [], ""
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(asked + random.uniform(0, min(CAP, first * 2 ** min(failures, 10))))
+        failures += 1
