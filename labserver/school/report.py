@@ -1,4 +1,4 @@
-"""Writes the marks of a class: `results.json`, `results.csv`, the HTML pages, and the summary for the terminal.
+"""Writes the marks of a class: `results.json`, two CSV files, the HTML pages, and the summary for the terminal.
 
 `results.json` (all texts UTF-8, points whole numbers; its order is fixed, and all but `seconds` and the random payloads
 in `seen` and `tape_text` is the same on every run):
@@ -19,7 +19,13 @@ in `seen` and `tape_text` is the same on every run):
 Verdicts are those of `verdicts.py`. `results.csv` has one row per student, exercise and check: `student, exercise,
 check, points, verdict`, points being what was earned; the rows of a student add up to that student's points. An answer
 whose checks never ran has its own verdict in each row; a file that names no exercise has one row without exercise and
-check. A text that a spreadsheet would take for a formula begins with `'`.
+check.
+
+`marks.csv` is for a gradebook, one row per student: `student`, a column of points for each exercise under its id,
+`total`, `max`. What was not handed in has 0. An answer that could not be checked, which is no fault of it, has nothing,
+and neither has its student's total. `student` is what the roster says (`roster.py`), else the name of the submission.
+
+Both are UTF-8 without a byte order mark. A text that a spreadsheet would take for a formula begins with `'`.
 """
 
 import csv
@@ -27,7 +33,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +47,7 @@ from labserver.errors import LabError
 from labserver.school.marks import NOT_HANDED_IN, Assignment, Graded, Marks
 from labserver.school.pages import MADE_BY, SIGNS, index_page, key, page_names, short, student_page
 
-__all__ = ["prepare", "results_csv", "results_json", "summary", "write"]
+__all__ = ["marks_csv", "prepare", "results_csv", "results_json", "summary", "write"]
 
 SCHEMA = "labserver.grade/1"
 COLUMNS = ("student", "exercise", "check", "points", "verdict")
@@ -62,11 +68,16 @@ def prepare(out: Path) -> None:
         raise LabError(f"Results can't be written to {str(out)!r} ({error.strerror}): choose another --out.") from None
 
 
-def write(marks: Marks, out: Path) -> list[Path]:
+def write(marks: Marks, out: Path, roster: Mapping[str, str] | None = None) -> list[Path]:
     """Write all files, each in one step, and remove the pages of students that an earlier run wrote and this did not.
 
+    Args:
+        marks: of the class.
+        out: the folder.
+        roster: what marks.csv calls a student, by the name of the submission.
+
     Returns:
-        The files for the instructor: results.json, results.csv, index.html.
+        The files for the instructor: results.json, results.csv, marks.csv, index.html.
 
     Raises:
         LabError: if the folder can't be written to.
@@ -77,6 +88,7 @@ def write(marks: Marks, out: Path) -> list[Path]:
     files = {
         out / "results.json": json.dumps(results_json(marks), indent=2, ensure_ascii=False) + "\n",
         out / "results.csv": results_csv(marks),
+        out / "marks.csv": marks_csv(marks, roster or {}),
         out / "index.html": index_page(marks),
     }
     try:
@@ -181,6 +193,24 @@ def _rows(graded: Graded | None, assignment: Assignment) -> Iterator[tuple[str, 
     verdict = graded.report.verdict if graded else NOT_HANDED_IN
     for name, _ in assignment.checks:
         yield name, 0, verdict
+
+
+def marks_csv(marks: Marks, roster: Mapping[str, str]) -> str:
+    """Return the content of `marks.csv`: RFC 4180, lines end in CR LF."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["student", *(assignment.id for assignment in marks.assignments), "total", "max"])
+    for student in marks.students:
+        points = [_points(marks.of(student, assignment.id)) for assignment in marks.assignments]
+        total = "" if "" in points else marks.points(student)
+        writer.writerow([_plain(roster.get(student, student)), *points, total, marks.max_points])
+    return text.getvalue()
+
+
+def _points(graded: Graded | None) -> int | str:
+    if graded and graded.report.verdict == "not checked":
+        return ""
+    return graded.report.points if graded else 0
 
 
 def _plain(text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from labserver.errors import LabError
 
-__all__ = ["LAYOUTS", "Found", "Skipped", "Submission", "find", "printable"]
+__all__ = ["LAYOUTS", "Found", "Skipped", "Submission", "find", "printable", "student_name"]
 
 LAYOUTS = "STUDENT/x.ipynb, STUDENT/ASSIGNMENT/x.ipynb, STUDENT__x.ipynb, or zip files of these"
 MAX_NOTEBOOK_BYTES = 16 << 20  # a notebook with its outputs; ours have 1 MiB at most
@@ -103,9 +103,9 @@ def find(folder: Path, *, leave_out: Path | None = None) -> Found:
         for path in _files(folder, folder, leave_out.resolve() if leave_out else None):
             parts = path.relative_to(folder).parts
             if len(parts) > 1:
-                students.add(_name(parts[0]))
+                students.add(student_name(parts[0]))
             if path.is_dir():
-                students.add(_name(parts[0]))
+                students.add(student_name(parts[0]))
             elif path.suffix.lower() == ".zip":
                 _open_zip(path, parts, submissions, skipped)
             elif path.suffix.lower() == ".ipynb":
@@ -189,7 +189,9 @@ def _place(
         reason = "Whose is it? Call it STUDENT__x.ipynb or put it into a folder with the student's name."
         skipped.append(Skipped(printable(submission.source), reason))
         return
-    submissions.append(Submission(_name(student), printable(submission.source), submission.path, submission.member))
+    submissions.append(
+        Submission(student_name(student), printable(submission.source), submission.path, submission.member)
+    )
 
 
 def _prefix(name: str) -> str:
@@ -202,7 +204,8 @@ def printable(text: str, *, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep else "?" for char in text)
 
 
-def _name(text: str) -> str:
+def student_name(text: str) -> str:
+    """Return a student's name as it is written everywhere, from a folder's or a roster's spelling of it."""
     # macOS writes an umlaut as two characters: one student must not become two
     return " ".join(printable(unicodedata.normalize("NFC", text)).split()) or "?"
 

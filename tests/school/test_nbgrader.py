@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from labserver.errors import LabError
-from labserver.school import nbgrader, notebook
+from labserver.school import nbgrader
+from labserver.school import notebook as kernel
 from labserver.school.answer import cells_of, parse_answer
 from labserver.school.catalogue import ROOT, exercise
 from labserver.school.verdicts import Report
@@ -63,9 +64,9 @@ def run(command: list[Any], *, cwd: Path, check: bool = True, **more: str) -> su
 def course(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[..., Any]]:
     """A course with one released assignment, `01`, and what runs nbgrader in it."""
     folder = tmp_path_factory.mktemp("course")
-    kernel = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
-    kernel.parent.mkdir(parents=True)
-    kernel.write_text(json.dumps(KERNEL | {"display_name": "Python 3", "env": {"PYTHONDONTWRITEBYTECODE": "1"}}))
+    spec = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(KERNEL | {"display_name": "Python 3", "env": {"PYTHONDONTWRITEBYTECODE": "1"}}))
     (folder / "source" / "01").mkdir(parents=True)
     shutil.copy(ROOT / "solutions" / NAME, folder / "source" / "01")
     shutil.copy(ROOT / "solutions" / "nbgrader_config.py", folder)
@@ -83,28 +84,24 @@ def course(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 @pytest.mark.timeout(2 * DEADLINE)
-def test_what_nbgrader_releases_is_the_exercise_as_shipped(course: tuple[Path, Callable[..., Any]]) -> None:
-    folder, _ = course
+def test_nbgrader_releases_the_exercise_as_shipped_and_gives_the_points_of_its_checks(
+    course: tuple[Path, Callable[..., Any]],
+) -> None:
+    folder, command = course
     data = (folder / "release" / "01" / NAME).read_bytes()
-    starter = cells_of(json.loads(exercise(ID).starter.read_text(encoding="utf-8")))
-    assert cells_of(json.loads(data)) == starter
+    assert cells_of(json.loads(data)) == cells_of(json.loads(exercise(ID).starter.read_bytes()))
     assert not parse_answer(data).attempted
 
-
-@pytest.mark.timeout(2 * DEADLINE)
-def test_nbgrader_gives_the_points_of_the_checks(course: tuple[Path, Callable[..., Any]]) -> None:
-    folder, command = course
-    released = json.loads((folder / "release" / "01" / NAME).read_text(encoding="utf-8"))
     noisy = ROOM["in_handler"]("import sys; print('an answer may say something here', file=sys.stderr)")
     partly = (ROOM["WRONG"] / "tutorial_loop.py").read_text(encoding="utf-8")
     submitted = {"ann": {"answer": noisy}, "bob": {"answer": partly}, "cheat": {"check": "100"}}
     for student, written in submitted.items():
-        for cell in released["cells"]:
+        notebook = json.loads(data)
+        for cell in notebook["cells"]:
             cell["source"] = written.get(cell["id"], cell["source"])
         place = folder / "submitted" / student / "01" / NAME
         place.parent.mkdir(parents=True)
-        place.write_text(json.dumps(released), encoding="utf-8")
-        released = json.loads((folder / "release" / "01" / NAME).read_text(encoding="utf-8"))
+        place.write_text(json.dumps(notebook), encoding="utf-8")
     command("autograde", "01")
     with sqlite3.connect(folder / "gradebook.db") as gradebook:
         points = dict(gradebook.execute(POINTS).fetchall())
@@ -119,12 +116,12 @@ def test_nbgrader_gives_the_points_of_the_checks(course: tuple[Path, Callable[..
 @pytest.mark.parametrize("points", [0, 35, 100])
 def test_the_value_of_a_check_is_for_nbgrader_alone(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report(ID, "partial", points=points)
-    monkeypatch.setattr(notebook, "_check", lambda answer: report)
+    monkeypatch.setattr(kernel, "_check", lambda answer: report)
     monkeypatch.delenv("NBGRADER_EXECUTION", raising=False)
-    assert notebook.check(...) is None
+    assert kernel.check(...) is None
     for how in ("autograde", "validate"):
         monkeypatch.setenv("NBGRADER_EXECUTION", how)
-        assert notebook.check(...) == points
+        assert kernel.check(...) == points
 
 
 def test_nothing_to_check_is_worth_nothing_and_a_grader_that_broke_says_so() -> None:

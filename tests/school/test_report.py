@@ -116,10 +116,29 @@ def test_csv_has_a_row_per_check_and_adds_up(marks: Marks) -> None:
     assert "\r\n" in text
 
 
+def test_a_gradebook_gets_a_row_per_student_under_the_name_it_knows(marks: Marks) -> None:
+    rows = list(csv.reader(io.StringIO(report.marks_csv(marks, {"ann": "ann@example.org", "nobody": "7"}))))
+    assert rows == [
+        ["student", "01_one", "02_two", "total", "max"],
+        ["ann@example.org", "100", "50", "150", "200"],
+        ["bob", "50", "0", "50", "200"],
+        ["cy", "0", "0", "0", "200"],
+        ["dan", "0", "0", "0", "200"],
+        ["eve", "0", "0", "0", "200"],
+    ]
+
+
+def test_nobody_gets_a_zero_in_a_gradebook_because_our_checks_broke() -> None:
+    broken = Graded("ann", "x", Report("02_two", "not checked", "A check broke.", 50, 100))
+    marks = Marks(("ann",), (ONE, TWO), (answer("ann", "01_one", True, True), broken))
+    assert report.marks_csv(marks, {}).splitlines()[1] == "ann,100,,,200"
+
+
 @pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@SUM(A1)"])
 def test_a_spreadsheet_takes_no_name_for_a_formula(name: str) -> None:
     marks = Marks((name,), (ONE,), (answer(name, "01_one", True, True),))
-    assert next(iter(csv.DictReader(io.StringIO(report.results_csv(marks)))))["student"] == f"'{name}"
+    for text in (report.results_csv(marks), report.marks_csv(marks, {}), report.marks_csv(marks, {name: f"{name} "})):
+        assert next(iter(csv.DictReader(io.StringIO(text))))["student"].strip() == f"'{name}"
 
 
 class Page(HTMLParser):
@@ -211,12 +230,14 @@ def test_all_files_are_written_and_old_pages_go(tmp_path: Path, marks: Marks) ->
     (out / "students" / "mine.html").write_text("notes of the teacher")
     report.write(Marks(("gone",), (ONE,), ()), out)
     assert (out / "students" / "gone.html").exists()
-    assert [path.name for path in report.write(marks, out)] == ["results.json", "results.csv", "index.html"]
+    files = ["results.json", "results.csv", "marks.csv", "index.html"]
+    assert [path.name for path in report.write(marks, out, {"ann": "an-id"})] == files
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert written == {
-        *("results.json", "results.csv", "index.html", "students/mine.html"),
+        *(*files, "students/mine.html"),
         *(f"students/{name}.html" for name in marks.students),
     }
+    assert "an-id,100,50,150,200\r\n" in (out / "marks.csv").read_bytes().decode()
     data = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert all((out / student["page"]).exists() for student in data["students"])
 
