@@ -1,4 +1,4 @@
-"""The command line: `labserver serve | doctor | token | exercises | grade | next | slides`.
+"""The command line: `labserver serve | doctor | token | exercises | grade | handout | next | slides`.
 
 Commands live beside what they run; this module only puts them together and turns a `LabError` into one sentence and
 exit code 2.
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 def _assemble() -> None:
     from labserver.school.commands import exercises, grade, next_exercise
+    from labserver.school.handout import handout
     from labserver.school.present import slides
     from labserver.service.commands import serve, token
     from labserver.stage.doctor import doctor
@@ -33,6 +34,7 @@ def _assemble() -> None:
     app.command()(token)
     app.add_typer(exercises, name="exercises")
     app.command()(grade)
+    app.command()(handout)
     app.command("next")(next_exercise)
     app.command()(slides)
 
