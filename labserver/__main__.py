@@ -1,4 +1,5 @@
-"""The command line: `labserver serve | doctor | token | exercises | grade | handout | next | slides`.
+"""The command line: `labserver serve | doctor | token | exercises | grade | handout | next | slides | room |
+rehearse`.
 
 Commands live beside what they run; this module only puts them together and turns a `LabError` into one sentence and
 exit code 2.
@@ -26,6 +27,8 @@ def _assemble() -> None:
     from labserver.school.commands import exercises, grade, next_exercise
     from labserver.school.handout import handout
     from labserver.school.present import slides
+    from labserver.school.rehearse.command import rehearse
+    from labserver.school.room.commands import room
     from labserver.service.commands import serve, token
     from labserver.stage.doctor import doctor
 
@@ -37,6 +40,8 @@ def _assemble() -> None:
     app.command()(handout)
     app.command("next")(next_exercise)
     app.command()(slides)
+    app.command()(room)
+    app.command()(rehearse)
 
 
 def main() -> None:

@@ -73,8 +73,13 @@ class Settings(BaseSettings):
         description="Seconds until a token has to come as the first message: a slow network needs one or two.",
     )
     home: Path = Field(
-        Path.home() / ".labserver", description="Folder for a participant's progress; nothing else is kept."
+        Path.home() / ".labserver",
+        description="Folder for progress, verdicts that a room has not got yet, and rooms.",
     )
+    room: SecretStr | None = Field(
+        None, description="The room that checks report to, as `labserver room` prints it, with its key. Unset, none."
+    )
+    name: str = Field("", description="Who that room's board says you are. Unset, your login name.")
     require: str = Field("", description='"all" makes a missing real part a failure of the tests and not a skip.')
 
     message_max_bytes: int = Field(
