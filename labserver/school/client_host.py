@@ -8,6 +8,7 @@ So run, sandbox and grader need to know nothing of clients: they serve an app. W
 who stops early: the answer is closed at once, by the task that runs it.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -56,6 +57,7 @@ async def _lines(events: AsyncIterator[Any]) -> AsyncIterator[str]:
         async with aclosing(events) as opened:  # type: ignore[type-var]  # a generator, as `asgi.client_problem` has seen
             async for value in opened:
                 yield json.dumps(_told(value)) + "\n"
+                await asyncio.sleep(0)  # an answer that never waits would freeze the loop when its reader has left
     except Exception as error:
         raised = error
     names = [kind.__name__ for kind in type(raised).__mro__] if raised else []
