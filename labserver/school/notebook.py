@@ -19,6 +19,7 @@ from labserver.school.asgi import answer_problem, app_of
 from labserver.school.catalogue import Exercise, exercise
 from labserver.school.run import run_checks
 from labserver.school.verdicts import Report
+from labserver.settings import get_settings
 from labserver.stage.rich import Html
 
 __all__ = ["begin", "check", "hint", "last_report", "progress"]
@@ -61,7 +62,8 @@ def check(answer: Any = None) -> int | None:
         None, so that a cell shows nothing more. When nbgrader runs the notebook, the points: it takes a value for them.
     """
     if not nbgrader.executing():
-        _check(answer)
+        if (report := _check(answer)) is not None and get_settings().room is not None:
+            _report(report)
         return None
     with redirect_stderr(sys.stdout):  # whatever a graded cell writes there costs all of its points
         return nbgrader.value_of(_check(answer))
@@ -160,6 +162,22 @@ def _kept(report: Report) -> list[str]:
     return []
 
 
+def _report(report: Report) -> None:
+    """Hand a report over to the room's board; one line says how that went, and later how it went on."""
+    from labserver.school.room.report import hand_over
+
+    shown: list[Any] = []  # the line's handle, once there is one
+
+    def say(sentence: str) -> None:
+        line = view.line(sentence)
+        if shown:
+            shown[0].update(line)
+        elif (handle := _show(line, again=True)) is not None:
+            shown.append(handle)
+
+    hand_over(report, say)
+
+
 def _is_starter(known: Exercise) -> bool:
     """Whether the cell that last defined the answer in this kernel is the starter as shipped."""
     if not _latest or not known.starter.exists():
@@ -192,13 +210,14 @@ def _defines(source: str, name: str) -> bool:
     return False
 
 
-def _show(html: Html) -> None:
+def _show(html: Html, *, again: bool = False) -> Any:
+    """Show something; `again` returns what can replace it later, None where nothing can."""
     if _shell() is None:
         print(html.twin)
-        return
+        return None
     from IPython.display import display
 
-    display(html)  # type: ignore[no-untyped-call]
+    return display(html, display_id=True) if again else display(html)  # type: ignore[no-untyped-call]
 
 
 def _shell() -> Any:

@@ -14,7 +14,7 @@ from labserver.school.standings import Standing
 from labserver.school.verdicts import CheckResult, Report
 from labserver.stage.rich import Html
 
-__all__ = ["checked", "note", "opened", "progressed", "to_do"]
+__all__ = ["checked", "line", "note", "opened", "progressed", "to_do"]
 
 _SIGNS = {"passed": "✓", "failed": "✗", "unstable": "≈", "error": "!", "never ran": "·", "timeout": "⧖", "to do": "○"}
 _WHEN = {
@@ -89,14 +89,18 @@ def to_do(known: Exercise, sentence: str) -> Html:
 
 def opened(known: Exercise) -> Html:
     """Show that an exercise was opened."""
-    text = f"{_name(known)}: {len(known.checks)} checks, {known.max_points} points."
-    return _html([_p("", text)], [text])
+    return line(f"{_name(known)}: {len(known.checks)} checks, {known.max_points} points.")
 
 
 def note(head: str, texts: Iterable[str] = ()) -> Html:
     """Show a heading and sentences."""
     said = list(texts)
     return _html([_p("head", head), *(_p("", text) for text in said)], [head, *said])
+
+
+def line(text: str) -> Html:
+    """Show a sentence."""
+    return _html([_p("", text)], [text])
 
 
 def progressed(all_of_them: Iterable[tuple[Exercise, Standing]]) -> Html:
