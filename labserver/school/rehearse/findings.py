@@ -159,7 +159,7 @@ class Findings:
 
     def _cell(self, lesson: str, cell: str) -> Summary | None:
         return Summary.of(
-            f"its slowest cell, {cell}", self._seconds(lambda step: (step.lesson, step.cell) == (lesson, cell))
+            f"{lesson}, cell {cell}", self._seconds(lambda step: (step.lesson, step.cell) == (lesson, cell))
         )
 
     def _seconds(self, wanted: Callable[[Step], bool]) -> list[tuple[float, int]]:

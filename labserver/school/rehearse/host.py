@@ -21,7 +21,7 @@ KINDS = {
     "uss": "memory of their own, without shared pages",
     "rss": "resident memory, shared pages counted each time",
 }
-_GROUPS = Path("/sys/fs/cgroup")
+_GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _memory(process: psutil.Process, kind: str) -> int:
 def _limits() -> Iterator[tuple[int, int]]:
     """Yield limit and use of each control group above this process (Linux, cgroup v2), in bytes; cache is no use."""
     try:
-        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        line = next(line for line in _MINE.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         return
     place = _GROUPS / line[3:].strip("/")

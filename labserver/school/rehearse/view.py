@@ -44,7 +44,11 @@ def progress(room: Room) -> str:
 
 def table(found: Findings) -> RenderableType:
     """Return the table of what people waited for, and that of what it took."""
-    steps = Table(box=box.SIMPLE_HEAD, title="What people wait for, in seconds", title_justify="left")
+    steps = Table(
+        box=box.SIMPLE_HEAD,
+        title="Seconds that people wait, reading left out; of each notebook the slowest cell",
+        title_justify="left",
+    )
     steps.add_column("step", overflow="fold")
     for name in ("half within", "slowest", "whose"):
         steps.add_column(name, justify="right", no_wrap=True)
@@ -63,9 +67,9 @@ def sentence(found: Findings) -> str:
     people = _people(found.plan.people)
     if found.fits:
         verdicts = " and every verdict is the expected one" if found.plan.exercise else ""
-        more = f"; the memory would carry about {found.carries}" if found.carries else ""
+        more = f" Its memory would carry about {found.carries}." if found.carries else ""
         fit = "fits" if found.plan.people == 1 else "fit"
-        return f"{people} {fit}: all come through{verdicts}{more}."
+        return f"{people} {fit}: all come through{verdicts}{_slowest(found)}.{more}"
     if found.stopped == "memory":
         return (
             f"This host carries about {found.carries or 0}: memory is full at {found.came} of {people} (less than "
@@ -73,16 +77,19 @@ def sentence(found: Findings) -> str:
             "exercise, let two share a machine, or give it more memory."
         )
     if found.stopped == "deadline":
-        slowest = found.slowest()
-        step = f"; the slowest step is {slowest.what}, {slowest.half:.0f} s for half of them" if slowest else ""
         return (
             f"{people} do not fit: {found.count('unfinished') + found.count('not come')} were not through after "
-            f"{found.plan.seconds / 60:g} minutes{step}. Let them begin in groups, or allow more with --minutes."
+            f"{found.plan.seconds / 60:g} minutes{_slowest(found)}. Let them begin in groups, or allow more with --minutes."
         )
     return (
         f"{people} do not fit: {found.count('failed')} of them did not come through. Try --people 1: what fails there "
         "too is no matter of the room. Else let them begin in groups, or rehearse slower readers with --pause."
     )
+
+
+def _slowest(found: Findings) -> str:
+    row = found.slowest()
+    return f"; the slowest step is {row.what}, half of them wait {row.half:.0f} s or more" if row else ""
 
 
 def summary(found: Findings) -> list[str]:
