@@ -353,8 +353,8 @@ def test_full_memory_is_told_with_how_many_it_carries() -> None:
 def test_a_deadline_is_told_with_the_slowest_step() -> None:
     found = findings([outcome(1, "done"), outcome(2, "unfinished", 90.0), outcome(3, "unfinished", 80.0)], "deadline")
     assert view.sentence(found).startswith(
-        "3 people do not fit: 2 were not through after 10 minutes; the slowest step is notebook 05, cell crash, half of "
-        "them wait 80 s or more. Let them "
+        "3 people do not fit: 2 were not through after 10 minutes; the slowest step is notebook 05, cell crash, half "
+        "of them wait 80 s or more. Let them "
     )
 
 

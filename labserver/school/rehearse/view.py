@@ -79,7 +79,8 @@ def sentence(found: Findings) -> str:
     if found.stopped == "deadline":
         return (
             f"{people} do not fit: {found.count('unfinished') + found.count('not come')} were not through after "
-            f"{found.plan.seconds / 60:g} minutes{_slowest(found)}. Let them begin in groups, or allow more with --minutes."
+            f"{found.plan.seconds / 60:g} minutes{_slowest(found)}. Let them begin in groups, or rehearse longer with "
+            "--minutes."
         )
     return (
         f"{people} do not fit: {found.count('failed')} of them did not come through. Try --people 1: what fails there "
