@@ -11,6 +11,7 @@ import pytest
 
 import labserver
 from labserver import posix
+from labserver.posix.processes import _from_ps as from_ps
 
 ROOM = Path(labserver.__file__).parent
 MODULES = ["fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"]
@@ -113,7 +114,7 @@ def test_the_table_of_processes_holds_this_one() -> None:
 
 
 def test_the_table_is_the_same_from_ps() -> None:
-    (me,) = [process for process in posix._from_ps() if process.pid == os.getpid()]
+    (me,) = [process for process in from_ps() if process.pid == os.getpid()]
     assert (me.parent, me.group) == (os.getppid(), os.getpgid(0))
 
 
@@ -152,7 +153,7 @@ def test_without_a_namespace_of_its_own_a_child_is_still_started() -> None:
     source = """
 import os
 from labserver import posix
-own = posix.own_process_ids()
+own = posix.own_namespaces()
 if os.fork() == 0:
     print((os.getpid() == 1) == own, flush=True)
     os._exit(0)

@@ -16,6 +16,7 @@ __all__ = [
     "apply_limits",
     "become",
     "die_with_parent",
+    "is_root",
     "own_namespaces",
     "own_shared_memory",
     "owner",
@@ -157,6 +158,11 @@ def owner(name: str) -> tuple[int, int]:
 
     entry = pwd.getpwnam(name)
     return entry.pw_uid, entry.pw_gid
+
+
+def is_root() -> bool:
+    """Whether this process may do whatever it likes here."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def become(user: int, group: int) -> None:

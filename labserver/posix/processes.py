@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "available", "kill", "kill_group", "kill_tree", "processes", "reap", "tree"]
+__all__ = ["Process", "available", "kill", "kill_group", "kill_tree", "processes", "proportional", "reap", "tree"]
 
 _PROC = Path("/proc")
 _KILL_TIMEOUT = 10.0  # seconds until a tree that will not die (uninterruptible sleep) is given up
@@ -68,6 +68,22 @@ def tree(root: int) -> list[Process]:
         found += kin
         todo += [process.pid for process in kin]
     return found
+
+
+def proportional(some: Iterable[Process]) -> int:
+    """Return the memory of processes in bytes, what they share with others only by its share (Linux; else resident).
+
+    A fork shares most of its memory with its parent; the kernel counts it as resident in both. See proc(5), Pss.
+    """
+    return sum(_proportional(process) for process in some)
+
+
+def _proportional(process: Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(b"Pss:")) * 1024
+    except (OSError, StopIteration):
+        return process.resident
 
 
 def kill_tree(root: int, *, timeout: float = _KILL_TIMEOUT) -> int:

@@ -24,7 +24,7 @@ from labserver.posix.limits import (
     own_shared_memory,
     run_before_others,
 )
-from labserver.posix.processes import kill_tree, reap, tree
+from labserver.posix.processes import kill_tree, proportional, reap, tree
 
 __all__ = ["Ended", "Program", "Supervisor", "remove", "run_call"]
 
@@ -199,7 +199,7 @@ class Supervisor:
         self.peak = max(self.peak, resident)
         if sum(process.threads for process in live if process.state != "Z") > self.limits.tasks:
             return "tasks"
-        if resident > self.limits.memory_bytes:
+        if resident > self.limits.memory_bytes and proportional(live) > self.limits.memory_bytes:
             return "memory"
         self.ticks += 1
         return "disk" if self.ticks % _TICKS_PER_FOLDER == 0 and self._folder_is_full() else None

@@ -87,6 +87,7 @@ class Marks:
         graded: by student, then by file.
         skipped: files that could not be given to a student.
         seed: repeats the same random payloads.
+        walls: what kept answers from files that are not theirs, as a sentence.
     """
 
     students: tuple[str, ...]
@@ -94,6 +95,7 @@ class Marks:
     graded: tuple[Graded, ...]
     skipped: tuple[Skipped, ...] = ()
     seed: int = 0
+    walls: str = ""
 
     @property
     def max_points(self) -> int:

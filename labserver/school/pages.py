@@ -120,14 +120,8 @@ def index_page(marks: Marks) -> str:
     parts = ["<h1>Marks</h1>", f'<p class="mute">{_what(marks)}</p>', _matrix(marks)]
     for assignment in marks.assignments:
         parts.append(_insight(marks, assignment))
-    parts += [_odd(marks), f'<p class="mute">{_SANDBOX}</p>']
+    parts += [_odd(marks), f'<p class="mute">{escape(marks.walls)}</p>']
     return _page("Marks", parts)
-
-
-_SANDBOX = (
-    "Each answer ran in a process of its own with a bare environment, limits and a deadline. That stops accidents and "
-    "no attacker: an answer runs as the user who grades, and can read that user's files."
-)
 
 
 def _page(title: str, parts: Iterable[str]) -> str:

@@ -14,13 +14,14 @@ from typing import TypeVar
 
 from labserver.posix import ForkServer
 
-__all__ = ["PATHS", "answers", "checks", "environment", "with_server"]
+__all__ = ["PATHS", "answers", "checks", "environment", "stop", "with_server"]
 
 T = TypeVar("T")
 
 _ANSWERS = (
     "ctypes",
     "labserver.school.serve_answer",
+    "labserver.school.client_host",
     "fastapi.middleware.gzip",
     "fastapi.responses",
     "fastapi.sse",
@@ -94,12 +95,13 @@ def _server(modules: tuple[str, ...]) -> ForkServer:
     with _lock:
         if modules not in _servers:
             if not _servers:
-                atexit.register(_stop)
+                atexit.register(stop)
             _servers[modules] = ForkServer(modules, environment())
         return _servers[modules]
 
 
-def _stop() -> None:
+def stop() -> None:
+    """End both servers; whoever asks for one later gets a new one."""
     with _lock:
         while _servers:
             _servers.popitem()[1].stop()

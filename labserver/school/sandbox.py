@@ -138,6 +138,14 @@ class Sandbox:
         finally:
             posix.remove(self.folder)
 
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the folder, readable for whoever the answer runs as; return its path."""
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8", errors="replace")
+        if self._owner:
+            os.chown(path, *self._owner)
+        return path
+
     def start(self, command: list[str]) -> None:
         """Start a program in the folder; its deadline begins now."""
         self._start(Program(str(self.folder), command=tuple(command), limits=self.limits))

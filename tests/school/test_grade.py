@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from labserver import posix
 from labserver.errors import LabError
 from labserver.school import grade as grading
+from labserver.school import judge as judging
 from labserver.school import report
 from labserver.school.catalogue import exercise
 from labserver.school.submissions import Submission
@@ -180,7 +181,8 @@ def test_no_page_shows_the_source_of_a_check_or_a_path_of_this_machine(graded: G
 
 
 def test_without_a_terminal_there_is_a_line_per_answer(graded: Graded) -> None:
-    lines = graded.console.splitlines()
+    said, *lines = graded.console.splitlines()
+    assert said.startswith("Each answer runs with a bare environment, limits and a deadline")
     assert len(lines) == 11
     assert [line.partition("]")[0] for line in lines] == [f"[{n}/11" for n in range(1, 12)]
     assert any("right, 01_websocket_basics: solved, 100 points" in line for line in lines)
@@ -189,14 +191,14 @@ def test_without_a_terminal_there_is_a_line_per_answer(graded: Graded) -> None:
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(force_terminal=True, width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     with grading._progress(console, 2) as tell:
-        tell(grading._refused(Submission("ann", "ann/[x].ipynb", Path("x")), "", "no answer", "Lost."))
+        tell(judging._refused(Submission("ann", "ann/[x].ipynb", Path("x")), "", "no answer", "Lost."))
     console.file.close()
     assert "grading" in console.export_text()
 
 
 def one(folder: Path, answer: str, *, seed: int = 1) -> Any:
     path = room.hand_in(folder, "ann/01.ipynb", room.notebook(answer))
-    return grading.grade_submission(Submission("ann", "ann/01.ipynb", path), seed=seed)
+    return judging.judge(Submission("ann", "ann/01.ipynb", path), seed=seed)
 
 
 def test_the_same_seed_gives_the_same_marks_and_payloads(tmp_path: Path) -> None:
@@ -220,18 +222,15 @@ def test_an_answer_that_forges_its_announcement_has_crashed(tmp_path: Path, anno
     assert reason in graded.report.reason
 
 
-def test_a_limit_that_was_hit_is_the_reason(tmp_path: Path) -> None:
-    graded = one(tmp_path, "import os, time\nfor _ in range(9): os.fork()\ntime.sleep(60)")
-    assert graded.report.verdict == "crashed"
-    # each of the 512 would be of 10 MiB or more: which limit is seen first is a race
-    assert re.search("more than (256 processes and threads|1024 MiB of memory) before it served", graded.report.reason)
-
-
 @pytest.mark.parametrize(
     ("variables", "source", "reason"),
     [
         ({"ANSWER_START_TIMEOUT": "1"}, "while True: pass", "did not serve within 1 s"),
-        ({"ANSWER_TASKS": "20"}, "import os, time\nfor _ in range(5): os.fork()\ntime.sleep(60)", "more than 20 proc"),
+        (
+            {"ANSWER_TASKS": "20"},
+            "import os, time\nfor _ in range(6): os.fork()\ntime.sleep(60)",
+            "more than 20 processes and threads before it served",
+        ),
         ({"ANSWER_MEMORY_BYTES": str(100 << 20)}, "import time\nx = b'x' * (150 << 20)\ntime.sleep(60)", "100 MiB"),
     ],
 )
@@ -264,7 +263,7 @@ def test_a_fault_of_ours_is_no_fault_of_the_answer(tmp_path: Path, monkeypatch: 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("disc full")
 
-    monkeypatch.setattr(grading, "run_checks", broken)
+    monkeypatch.setattr(judging, "run_checks", broken)
     graded = one(tmp_path, room.RIGHT)
     assert graded.report.verdict == "not checked"
     assert "RuntimeError: disc full" in graded.report.reason
@@ -321,11 +320,11 @@ def test_the_command_grades_and_its_help_says_what_the_sandbox_is_not(tmp_path: 
         command("--help"), capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "100"}
     )
     words = re.sub(r"[\s│]+", " ", told.stdout)
-    assert "This is no wall" in words
-    assert "can read every file that you can read" in words
+    assert "elsewhere it can read every file that you can read" in words
+    assert "not an attacker: grade strangers in a container" in words
 
 
-def test_an_interrupt_ends_all_and_writes_nothing(tmp_path: Path) -> None:
+def test_an_interrupt_ends_all_and_keeps_what_is_graded(tmp_path: Path) -> None:
     for name in "abc":
         source = OUTLIVE.replace(MARK, f"{MARK}-interrupt") + "while True: pass"
         room.hand_in(tmp_path, f"class/{name}/01.ipynb", room.notebook(source))
@@ -347,7 +346,7 @@ def test_an_interrupt_ends_all_and_writes_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert errors == "Stopped; no results were written.\n"
+    assert errors == "Stopped. What was graded is kept: the same command with --resume goes on.\n"
     assert list(temp.iterdir()) == []
     assert not (out / "results.json").exists()
     _wait_for(lambda: not outliving(), 5)
