@@ -30,5 +30,7 @@ def test_a_usage_error_exits_with_2_and_no_traceback(arguments: list[str], said:
 def test_help_lists_every_command() -> None:
     said = run("--help").stdout
     assert [
-        name for name in ("serve", "doctor", "token", "exercises", "grade", "next", "slides") if name not in said
+        name
+        for name in ("serve", "doctor", "token", "exercises", "grade", "handout", "next", "slides")
+        if name not in said
     ] == []

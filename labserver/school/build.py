@@ -58,6 +58,8 @@ def starter_of(known: Exercise) -> dict[str, Any]:
     Raises:
         LabError: if the solution is missing, is not valid, or names another exercise.
     """
+    if not known.solution.exists():
+        raise LabError(f"solutions/{known.solution.name} is missing: build exercises in a checkout of the repository.")
     notebook = _read(known.solution)
     named = notebook["metadata"].get("labserver", {})
     if named != {"exercise": known.id, "object": known.object}:

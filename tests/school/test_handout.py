@@ -358,21 +358,21 @@ def test_a_wrong_route_names_the_three() -> None:
 
 
 def test_the_copy_speaks_of_its_route_alone(copy: Path, tmp_path: Path) -> None:
-    said = run(copy, "-m", "labserver", "next", home=tmp_path)
-    assert said.stdout.startswith("Next: 05 · Server-Sent Events (not begun). Read notebooks/05"), said.stderr
-    where = run(copy, "-c", "import labserver; print(labserver.__file__)", home=tmp_path).stdout
-    assert Path(where.strip()).resolve() == (copy / "labserver" / "__init__.py").resolve()
+    program = "import labserver.__main__ as it, sys; print(it.__file__); sys.argv[1:] = ['next']; it.main()"
+    said = run(copy, "-c", program, home=tmp_path)
+    where, _, following = said.stdout.partition("\n")
+    assert Path(where).resolve() == (copy / "labserver" / "__main__.py").resolve(), said.stderr
+    assert following.startswith("Next: 05 · Server-Sent Events (not begun). Read notebooks/05")
     assert run(copy, "-m", "labserver", "doctor", home=tmp_path).returncode == 0
 
 
+@pytest.mark.timeout(240)
 def test_an_answer_is_checked_in_the_copy(copy: Path, tmp_path: Path) -> None:
     path = copy / "exercises" / "05_server_sent_events.ipynb"
     shipped = path.read_bytes()
-    said = run(copy, "-m", "labserver", "exercises", "check", "05", home=tmp_path)
-    assert (said.returncode, "not attempted" in said.stdout) == (1, True), said.stderr
     try:
         path.write_bytes(exercise("05_server_sent_events").solution.read_bytes())
-        said = run(copy, "-m", "labserver", "exercises", "check", "05", home=tmp_path)
+        said = run(copy, "-m", "labserver", "exercises", "check", "05", home=tmp_path, timeout=200)
     finally:
         path.write_bytes(shipped)
     assert said.returncode == 0, said.stdout + said.stderr
@@ -392,7 +392,7 @@ def test_notebook_and_exercise_show_what_is_stored_in_them(copies: Copies, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["handout", "unused"], "This is a handout already"), (["exercises", "build"], "solutions/05_server_sent_events")],
+    [(["handout", "unused"], "This is a handout already"), (["exercises", "build"], "build exercises in a checkout")],
 )
 def test_what_needs_the_repository_says_so(copy: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     done = run(copy, "-m", "labserver", *arguments, home=tmp_path)
