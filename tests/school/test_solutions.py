@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+import proof
 import pytest
 
 from labserver.school.answer import read_answer
@@ -85,3 +86,10 @@ def test_each_misconception_names_a_heading_that_exists(id):
         text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         headings = {line.lstrip("#").strip().replace("`", "") for line in text.splitlines() if line.startswith("#")}
         assert anchor in {heading.replace(" ", "-") for heading in headings}, name
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_table_of_proof_says_what_was_observed(id):
+    page = proof.PAGE.read_text(encoding="utf-8")
+    rows = proof.rows(id, {f"wrong/{name}": report for name, report in judged(id).items()})
+    assert [row for row in rows if row not in page] == [], "run `python tests/proof.py`"
