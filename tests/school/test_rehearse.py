@@ -115,6 +115,7 @@ def test_what_is_measured_is_plausible(watched: Watched) -> None:
     assert sum(person.peak for person in found.people) >= found.peak
     assert found.carries is not None
     assert found.carries > 0
+    assert 0 < found.busy <= 100
     for person in found.people:
         assert 0.5 < person.cpu < found.took * found.host.cores
         assert [step.cell for step in person.steps[:5]] == ["", "c0", "c1", "c2", ""]
@@ -324,9 +325,9 @@ def test_the_limit_of_a_control_group_counts(tmp_path: Path, monkeypatch: pytest
 GIB = 1 << 30
 
 
-def findings(people: list[Outcome], stopped: str = "", *, keep_free: int = GIB) -> Findings:
-    plan = make_plan(len(people), "05", None, pause=1, minutes=10, keep_free=keep_free)
-    return Findings(plan, Host(2, 8 * GIB, 5 * GIB, "pss"), tuple(people), stopped, 60.0, 2 * GIB)  # type: ignore[arg-type]
+def findings(people: list[Outcome], stopped: str = "", *, busy: float = 50.0) -> Findings:
+    plan = make_plan(len(people), "05", None, pause=1, minutes=10, keep_free=GIB)
+    return Findings(plan, Host(2, 8 * GIB, 5 * GIB, "pss"), tuple(people), stopped, 60.0, 2 * GIB, busy)  # type: ignore[arg-type]
 
 
 def outcome(number: int, state: str, seconds: float = 1.0) -> Outcome:
@@ -356,6 +357,13 @@ def test_a_deadline_is_told_with_the_slowest_step() -> None:
         "3 people do not fit: 2 were not through after 10 minutes; the slowest step is notebook 05, cell crash, half "
         "of them wait 80 s or more. Let them "
     )
+
+
+def test_what_fails_on_a_busy_host_is_rehearsed_again_with_slower_readers() -> None:
+    people = [outcome(1, "done"), outcome(2, "failed")]
+    assert "no matter of the room" in view.sentence(findings(people))
+    assert "the processors had hardly a pause (97 % busy)" in view.sentence(findings(people, busy=97.0))
+    assert view.sentence(findings(people, busy=97.0)).endswith("--pause 3.")
 
 
 @pytest.mark.parametrize("width", [80, 120])

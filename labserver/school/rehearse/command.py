@@ -27,8 +27,8 @@ def rehearse(
     exercise: Annotated[
         str | None, typer.Option(help="What they solve then.", show_default="that of the notebook")
     ] = None,
-    pause: Annotated[float, typer.Option(help="Seconds that they read after each cell, on average.")] = 2.0,
-    minutes: Annotated[float, typer.Option(help="When to stop, whoever is not through.")] = 15.0,
+    pause: Annotated[float, typer.Option(help="Seconds that they read after each cell, on average.")] = 5.0,
+    minutes: Annotated[float, typer.Option(help="When to stop, whoever is not through.")] = 20.0,
     keep_free: Annotated[int, typer.Option(help="MiB of memory to keep free; it stops before there is less.")] = 512,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
 ) -> None:

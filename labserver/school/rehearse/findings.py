@@ -89,6 +89,7 @@ class Findings:
         stopped: why it ended before everybody was through, "" if it did not.
         took: seconds.
         peak: most bytes of all kernels together.
+        busy: percentage of the processors' time that was used, by whatever runs on the host.
     """
 
     plan: Plan
@@ -97,6 +98,7 @@ class Findings:
     stopped: Literal["", "memory", "deadline"]
     took: float
     peak: int
+    busy: float
 
     @property
     def fits(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-__all__ = ["Sample", "cores", "memory_free", "memory_kind", "memory_total", "take_sample"]
+__all__ = ["Sample", "busy", "cores", "memory_free", "memory_kind", "memory_total", "take_sample"]
 
 KINDS = {
     "pss": "PSS, shared pages divided among those who share them",
@@ -65,6 +65,11 @@ def memory_free() -> int:
 def cores() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy() -> float:
+    """Return which percentage of the processors' time was used since the last call, by whatever runs on this host."""
+    return float(psutil.cpu_percent())
 
 
 def take_sample(people: Mapping[int, int], kind: str) -> Sample:

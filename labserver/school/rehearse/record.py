@@ -12,6 +12,7 @@ Times are in seconds, memory is in bytes, whole numbers:
     stopped     "" | "memory" | "deadline"
     took        seconds in all
     peak, cpu   of all kernels together: bytes, processor seconds
+    busy        percentage of the processors' time that was used, by whatever runs on the host
     steps       [{what, half, worst, who}]
     people      [{number, state, problem, verdict, checks_seconds, peak, cpu, steps: [{lesson, cell, seconds}]}]
 """
@@ -46,6 +47,7 @@ def to_json(found: Findings) -> dict[str, Any]:
         "took": found.took,
         "peak": found.peak,
         "cpu": found.cpu,
+        "busy": found.busy,
         "steps": [asdict(row) for row in found.steps()],
         "people": [asdict(person) for person in found.people],
     }

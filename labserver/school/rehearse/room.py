@@ -76,20 +76,21 @@ class Room:
     async def run(self, tell: Tell) -> Findings:
         """Let everybody in, wait until it is over, send all home."""
         began = perf_counter()
+        host.busy()
         tasks = [
             asyncio.create_task(person.work(arrival))
             for person, arrival in zip(self.people, self._arrivals(), strict=True)
         ]
         try:
             await self._until_over(tasks, began + self.plan.seconds, tell)
-            took = perf_counter() - began
+            took, busy = perf_counter() - began, host.busy()
         finally:
             await self._send_home(tasks)
         for task in tasks:
             if not task.cancelled():
                 task.result()  # a fault of ours is no finding
         outcomes = tuple(person.outcome for person in self.people)
-        return Findings(self.plan, self._host, outcomes, self.stopped, took, self.peak)
+        return Findings(self.plan, self._host, outcomes, self.stopped, took, self.peak, busy)
 
     async def _until_over(self, tasks: "Sequence[asyncio.Task[None]]", deadline: float, tell: Tell) -> None:
         while True:

@@ -15,6 +15,7 @@ NOT_SIMULATED = (
     "Not simulated: browsers, the network, and JupyterLab's own server, of which a hub starts one for each person. "
     "People read slower than this, so tomorrow the processors have more time; memory is the same."
 )
+_BUSY = 85.0  # percent of the processors' time, from which on whatever is slow is slow because of them
 _SHOWN = 3  # problems that are told in full
 
 
@@ -54,12 +55,17 @@ def table(found: Findings) -> RenderableType:
         steps.add_column(name, justify="right", no_wrap=True)
     for row in found.steps():
         steps.add_row(Text(row.what), f"{row.half:.1f}", f"{row.worst:.1f}", f"person {row.who}")
-    taken = Table(box=box.SIMPLE_HEAD, title="What it takes of this host", title_justify="left", show_header=False)
+    taken = Table(box=box.SIMPLE_HEAD, show_header=False)
     taken.add_column("what", no_wrap=True)
     taken.add_column("how much", overflow="fold")
     for name, value in _taken(found):
         taken.add_row(name, Text(value))
-    return Group(steps, taken)
+    return Group(
+        "Seconds that people wait, without what they read; of each notebook the slowest cell as well",
+        steps,
+        "What it takes of this host",
+        taken,
+    )
 
 
 def sentence(found: Findings) -> str:
@@ -82,9 +88,12 @@ def sentence(found: Findings) -> str:
             f"{found.plan.seconds / 60:g} minutes{_slowest(found)}. Let them begin in groups, or rehearse longer with "
             "--minutes."
         )
+    failed = f"{people} do not fit: {found.count('failed')} of them did not come through"
+    if found.busy < _BUSY:
+        return f"{failed}. Try --people 1: what fails there too is no matter of the room."
     return (
-        f"{people} do not fit: {found.count('failed')} of them did not come through. Try --people 1: what fails there "
-        "too is no matter of the room. Else let them begin in groups, or rehearse slower readers with --pause."
+        f"{failed}, and the processors had hardly a pause ({found.busy:.0f} % busy). Let people begin in groups; or "
+        f"rehearse slower readers, which is nearer to a room: --pause {2 * found.plan.pause + 1:g}."
     )
 
 
@@ -98,7 +107,7 @@ def summary(found: Findings) -> list[str]:
     failed = [person for person in found.people if person.state == "failed"]
     told = [f"Person {person.number}: {person.problem}." for person in failed[:_SHOWN]]
     if more := failed[_SHOWN:]:
-        told.append(f"So did {len(more)} more; --json tells who and why." if told else "")
+        told.append(f"{len(more)} more failed; --json FILE tells who, and why.")
     return [*told, sentence(found), NOT_SIMULATED]
 
 
@@ -117,7 +126,8 @@ def _taken(found: Findings) -> list[tuple[str, str]]:
         ),
         ("memory, each", f"{size(found.each)}, most {_most(found.people)}"),
         ("counted as", KINDS[host.kind]),
-        ("processors", f"{found.cpu:.0f} s of work, {_busy(found):.0f} % of {host.cores} in {found.took:.0f} s"),
+        ("processors", f"{host.cores}; {found.cpu:.0f} s of work for them in {found.took:.0f} s"),
+        ("", f"with all else that runs here they were busy for {found.busy:.0f} % of the time"),
         ("people", _states(found)),
     ]
 
@@ -125,10 +135,6 @@ def _taken(found: Findings) -> list[tuple[str, str]]:
 def _most(people: tuple[Outcome, ...]) -> str:
     most = max(people, key=lambda person: person.peak)
     return f"{size(most.peak)} for person {most.number}"
-
-
-def _busy(found: Findings) -> float:
-    return 100 * found.cpu / (found.took * found.host.cores) if found.took else 0.0
 
 
 def _states(found: Findings) -> str:
