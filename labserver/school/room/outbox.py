@@ -16,7 +16,7 @@ from labserver.school.room.verdict import Verdict
 __all__ = ["Outbox"]
 
 AGE_MAX = 86_400.0  # seconds that a verdict is worth sending: the room of another day is another room
-FILES_MAX = 500  # verdicts that wait; one more drops the oldest
+FILES_MAX = 200  # verdicts that wait; one more drops the oldest
 
 
 class Outbox:

@@ -66,7 +66,7 @@ def hand_over(report: Report, say: Say) -> None:
         say: is told how it went, now and later.
     """
     settings = get_settings()
-    if settings.room is None:
+    if settings.room is None or not settings.room.get_secret_value():
         return
     outbox = Outbox(settings.home / "room")
     verdict = Verdict.of(report, settings.name.strip() or _login())

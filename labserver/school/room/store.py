@@ -7,7 +7,9 @@ unique in the file. SQLite's journal sees to it that a commit is whole or not th
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from sqlalchemy import JSON, Connection, Engine, Float, Integer, String, create_engine, event, func, inspect, select
 from sqlalchemy.dialects.sqlite import insert
@@ -23,6 +25,7 @@ VERDICTS_MAX = 100_000  # verdicts of one room, 30 MB in memory: a hundred peopl
 LETTERS = (
     "abcdefghjkmnpqrstuvwxyz23456789"  # of the participants' key, which is read from a projector: no l, 1, i, o, 0
 )
+LOCK_TIMEOUT = 2.0  # seconds to wait for a file that another process holds: the room before this one may be ending
 KEY_LETTERS = 10  # of 31: 49 bits
 
 
@@ -72,6 +75,7 @@ class Store:
             LabError: if it can't be written, another room holds it, or it is something else.
         """
         self.path = path
+        self._turn = Lock()
         self._connection: Connection | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +99,7 @@ class Store:
             "report_key": "".join(secrets.choice(LETTERS) for _ in range(KEY_LETTERS)),
             "board_key": secrets.token_urlsafe(16),
         }
-        with self._use.begin():
+        with self._transaction():
             tables = set(inspect(self._use).get_table_names())
             if tables and tables != set(Base.metadata.tables):
                 raise LabError(f"{self.path} is the database of something else; name another file with --keep.")
@@ -103,6 +107,12 @@ class Store:
             for name, value in drawn.items():  # written in any case, so that a file that can't be is found out now
                 self._use.execute(insert(Known).values(name=name, value=value).on_conflict_do_nothing())
             return {row.name: row.value for row in self._use.execute(select(Known.name, Known.value))}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Everything or nothing, one thread after the other."""
+        with self._turn, self._use.begin():
+            yield
 
     @property
     def _use(self) -> Connection:
@@ -115,22 +125,25 @@ class Store:
         Raises:
             DatabaseError: if it can't be written; it is then not kept.
         """
-        with self._use.begin():
+        with self._transaction():
             values = {"at": time.time(), **verdict.model_dump()}
             done = self._use.execute(insert(Row).values(values).on_conflict_do_nothing())
             number = self._use.execute(select(Row.number).where(Row.id == verdict.id)).scalar_one()
             return number, done.rowcount == 1
 
-    def verdicts(self) -> Iterator[tuple[int, Verdict]]:
-        """Yield every verdict with its number, in order."""
+    def verdicts(self) -> list[tuple[int, Verdict]]:
+        """Return every verdict with its number, in order."""
         columns = [getattr(Row, name) for name in Verdict.model_fields]
-        with self._use.begin():
-            for number, *values in self._use.execute(select(Row.number, *columns).order_by(Row.number)):
-                yield number, Verdict.model_construct(**dict(zip(Verdict.model_fields, values, strict=True)))
+        with self._transaction():
+            rows = self._use.execute(select(Row.number, *columns).order_by(Row.number)).all()
+        return [
+            (number, Verdict.model_construct(**dict(zip(Verdict.model_fields, values, strict=True))))
+            for number, *values in rows
+        ]
 
     def counts(self) -> tuple[int, int]:
         """Return how many verdicts there are, and of how many people."""
-        with self._use.begin():
+        with self._transaction():
             row = self._use.execute(select(func.count(Row.number), func.count(Row.name.distinct()))).one()
             return int(row[0]), int(row[1])
 
@@ -143,7 +156,7 @@ class Store:
 
 
 def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", hide_parameters=True)
+    engine = create_engine(f"sqlite:///{path}", hide_parameters=True, connect_args={"timeout": LOCK_TIMEOUT})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: "object", _: object) -> None:
