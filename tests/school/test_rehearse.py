@@ -347,7 +347,7 @@ def test_a_room_that_fits_is_told_in_a_sentence() -> None:
 def test_full_memory_is_told_with_how_many_it_carries() -> None:
     people = [*(outcome(n, "done") for n in range(1, 6)), outcome(6, "unfinished"), outcome(7, "not come")]
     assert view.sentence(findings(people, "memory")).startswith(
-        "This host carries about 6: memory is full at 6 of 7 people (less than 1.0 GiB free); tell people to "
+        "This host carries about 5: memory is full at 6 of 7 people (less than 1.0 GiB free); tell people to "
     )
 
 

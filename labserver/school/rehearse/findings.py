@@ -131,7 +131,7 @@ class Findings:
         if not self.each:
             return None
         room = max(0, self.host.free - self.plan.keep_free) // self.each
-        return min(room, self.came) if self.stopped == "memory" else room
+        return min(room, self.came - 1) if self.stopped == "memory" else max(room, self.came)
 
     def steps(self) -> list[Summary]:
         """Sum up what people waited for: kernels, whole lessons, the slowest cell of each, the checks."""

@@ -45,11 +45,7 @@ def progress(room: Room) -> str:
 
 def table(found: Findings) -> RenderableType:
     """Return the table of what people waited for, and that of what it took."""
-    steps = Table(
-        box=box.SIMPLE_HEAD,
-        title="Seconds that people wait, reading left out; of each notebook the slowest cell",
-        title_justify="left",
-    )
+    steps = Table(box=box.SIMPLE_HEAD)
     steps.add_column("step", overflow="fold")
     for name in ("half within", "slowest", "whose"):
         steps.add_column(name, justify="right", no_wrap=True)
