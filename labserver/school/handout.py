@@ -45,7 +45,7 @@ YEAR_ZERO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can tell
 
 
 def handout(
-    out: Annotated[Path, typer.Argument(help="The folder to write, or a file that ends in .zip.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, or a file that ends in .zip.")],
     route: Annotated[Route | None, typer.Option(help="Only what fits into that time; everything without it.")] = None,
 ) -> None:
     """Write the participants' copy: no solutions, no hidden checks, no wrong answers."""
