@@ -17,7 +17,7 @@ from labserver.school.checking import Failed
 from labserver.school.hostile import Hostile, Script, Visit
 from labserver.school.wire import WAIT
 
-__all__ = ["ClientUnderTest", "Event", "Run"]
+__all__ = ["ClientUnderTest", "Event", "Run", "encoded"]
 
 Event = tuple[str, str, str]
 """Name, data and id."""
@@ -127,6 +127,23 @@ class ClientUnderTest:
             await asyncio.sleep(_POLL)
         return True
 
+    async def expect_gone(self, path: str, when: str) -> None:
+        """Wait until the last visitor of a path has closed its connection.
+
+        Raises:
+            Failed: if it does not in time; `when` says since when it should.
+        """
+        if not await self.visited(path, lambda visits: visits[-1].left is not None):
+            raise Failed(f"{when}: the connection stays open", f"{when}: the connection is closed")
+
+    def labels(self, count: int) -> list[str]:
+        """Return words that say nothing, also not which comes first, and that come only once."""
+        return [f"{self.random.getrandbits(40):010x}" for _ in range(count)]
+
+    def feed(self, count: int) -> list[Event]:
+        """Return events without a name, whose data and ids come only once."""
+        return [("message", word, id) for word, id in zip(self.labels(count), self.labels(count), strict=True)]
+
     @asynccontextmanager
     async def follow(self, path: str, *, taped: bool = True) -> AsyncIterator[Run]:
         """Have the answer follow a path, through the tape or past it; at the end of the block its caller stops.
@@ -149,6 +166,13 @@ class ClientUnderTest:
             finally:
                 reading.cancel()
                 await asyncio.wait({reading})
+
+
+def encoded(event: Event) -> bytes:
+    """Return an event as it is sent."""
+    name, data, id = event
+    first = "" if name == "message" else f"event: {name}\n"
+    return f"{first}id: {id}\ndata: {data}\n\n".encode()
 
 
 def words(events: list[Event]) -> str:

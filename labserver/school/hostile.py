@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from itertools import pairwise
 from types import TracebackType
 from typing import Literal
 
@@ -18,7 +20,7 @@ import h11
 from labserver.stage import background
 from labserver.stage.streams import READ, close, prepare, reset
 
-__all__ = ["KEEPALIVE", "Ending", "Hostile", "Reply", "Script", "Visit", "in_turn"]
+__all__ = ["KEEPALIVE", "Ending", "Hostile", "Reply", "Script", "Visit", "in_turn", "waits"]
 
 KEEPALIVE = 0.2
 """Seconds between the comments on a stream that is held open."""
@@ -26,8 +28,7 @@ KEEPALIVE = 0.2
 MOST_VISITS = 400
 """Answers that a path gives; a client that asks without a pause hears nothing from then on, and costs no more."""
 
-_SSE = ("Content-Type", "text/event-stream")
-_BUSY = b"not as you like it\n"
+_REFUSAL = b"not now, or not you\n"
 
 Ending = Literal["hold", "silent", "whole", "cut", "reset"]
 """How an answer goes on after its pieces. `hold`: comments, until the client leaves; `silent`: nothing more, and the
@@ -42,13 +43,18 @@ class Reply:
         pieces: of a body of status 200; each is sent as a chunk of its own, so that a client reads it as one.
         end: see `Ending`; of status 200 alone, as any other one has a short body and ends in order.
         status: of the head; 0 sends none, so that `silent` and `reset` come before the answer.
-        headers: beside those that HTTP needs.
+        headers: beside those that HTTP needs; a `Content-Type` in place of that of an event stream.
     """
 
     pieces: tuple[bytes, ...] = ()
     end: Ending = "hold"
     status: int = 200
-    headers: tuple[tuple[str, str], ...] = (_SSE,)
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether there are pieces and an ending, and not a refusal, which is sent as a whole."""
+        return self.status in (0, 200)
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +66,7 @@ class Visit:
         number: of this path's visits, from 1.
         headers: as they came, names in lower case.
         came: when the request was read, in seconds of the monotonic clock.
-        over: when the server had ended its answer, None while it holds it.
+        over: when the server ended its answer, None while it holds it.
         left: when the connection's other side had gone, None while it is there.
     """
 
@@ -78,6 +84,11 @@ class Visit:
 
 
 Script = Callable[[Visit], Reply]
+
+
+def waits(visits: list[Visit]) -> list[float]:
+    """Return the seconds from the end of each answer to the next visit, 0 where it was the client that left."""
+    return [after.came - (before.over or after.came) for before, after in pairwise(visits)]
 
 
 def in_turn(*replies: Reply) -> Script:
@@ -165,34 +176,38 @@ class Hostile:
         if visit.number > MOST_VISITS:
             return Reply(end="silent", status=0)
         script = self._scripts.get(visit.path)
-        return script(visit) if script is not None else Reply(status=404, headers=())
+        return script(visit) if script is not None else Reply(status=404)
 
 
 async def _deal(visit: Visit, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer, and stay until this side ends it or the client has gone."""
     gone = asyncio.ensure_future(_gone(reader))
     try:
-        writer.write(_head(reply))
-        if reply.status == 200:
+        if reply.streams:
+            writer.write(_head(reply))
             writer.writelines(map(_chunk, reply.pieces))
             await writer.drain()
-        if reply.status not in (0, 200):
-            writer.write_eof()
-        elif reply.end == "whole":
-            writer.write(b"0\r\n\r\n")
-            writer.write_eof()
-        elif reply.end == "cut":
-            writer.write_eof()
-        elif reply.end == "reset":
-            reset(writer)
-        else:
+        if reply.streams and reply.end in ("hold", "silent"):
             await _stay(reply, gone, writer)
-        if not gone.done():
-            visit.over = time.monotonic()
+        else:
+            visit.over = time.monotonic()  # before the client can know, so that its wait is never measured too short
+            _end(reply, writer)
             await gone
         visit.left = time.monotonic()
     finally:
         gone.cancel()
+
+
+def _end(reply: Reply, writer: asyncio.StreamWriter) -> None:
+    """End an answer as its script says; a refusal is written here as a whole."""
+    if reply.streams and reply.end == "reset":
+        reset(writer)
+        return
+    if not reply.streams:
+        writer.write(_head(reply))
+    elif reply.end == "whole":
+        writer.write(b"0\r\n\r\n")
+    writer.write_eof()
 
 
 async def _stay(reply: Reply, gone: "asyncio.Future[None]", writer: asyncio.StreamWriter) -> None:
@@ -210,14 +225,17 @@ async def _gone(reader: asyncio.StreamReader) -> None:
 
 
 def _head(reply: Reply) -> bytes:
+    """The head of an answer; of a refusal the whole of it."""
     if not reply.status:
         return b""
-    framing = [("Transfer-Encoding", "chunked")] if reply.status == 200 else [("Content-Length", str(len(_BUSY)))]
-    if reply.status == 204:
-        framing = []
-    lines = [f"{name}: {value}" for name, value in (*reply.headers, *framing, ("Connection", "close"))]
-    head = "\r\n".join([f"HTTP/1.1 {reply.status} Scripted", *lines, "", ""]).encode("latin-1")
-    return head if reply.status in (200, 204) else head + _BUSY
+    body, framing = b"", {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}
+    if reply.status != 200:
+        body = _REFUSAL if reply.status != 204 else b""
+        framing = {"Content-Type": "text/plain", "Content-Length": str(len(body))} if body else {}
+    fields = {**framing, **dict(reply.headers), "Connection": "close"}
+    first = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"
+    lines = [first, *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 def _chunk(piece: bytes) -> bytes:

@@ -7,14 +7,12 @@ them also on a busy machine. Those bounds are of means and extremes, and a late 
 """
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from itertools import pairwise
 from statistics import fmean
 
 from labserver.school.checking import Failed, Misconception, points
-from labserver.school.client_wire import ClientUnderTest, Event
-from labserver.school.hostile import Reply, Visit, in_turn
+from labserver.school.client_wire import ClientUnderTest, Event, encoded
+from labserver.school.hostile import Reply, Visit, in_turn, waits
 from labserver.school.wire import WAIT
 
 TITLE = "A client that comes back"
@@ -116,7 +114,7 @@ MISCONCEPTIONS = {
 @points(15, hint="What is the smallest piece in which your events may come?")
 async def check_bytes(client: ClientUnderTest) -> None:
     """It takes events apart as the standard says, wherever the bytes are cut."""
-    a, b, c, d, e, f = labels(client, 6)
+    a, b, c, d, e, f = client.labels(6)
     body = (
         f"\ufeffid: {a}\ndata: {a} after the mark\n\n"
         f': a comment\r\nevent: price\r\ndata: {{"price": 21}}\r\nid: {b}\r\n\r\n'
@@ -127,7 +125,7 @@ async def check_bytes(client: ClientUnderTest) -> None:
         f"id: {f}\ndata:\n\n"
     ).encode()
     single = tuple(body[at : at + 1] for at in range(len(body)))
-    html = ("Content-Type", "text/event-stream; charset=utf-8")
+    utf8 = ("Content-Type", "text/event-stream; charset=utf-8")
     expected: list[Event] = [
         ("message", f"{a} after the mark", a),
         ("price", '{"price": 21}', b),
@@ -138,7 +136,7 @@ async def check_bytes(client: ClientUnderTest) -> None:
     ]
     for path, reply, how in (
         ("/whole", Reply((body,)), "all at once"),
-        ("/bytes", Reply(single, headers=(html,)), "byte by byte"),
+        ("/bytes", Reply(single, headers=(utf8,)), "byte by byte"),
     ):
         client.script(path, in_turn(reply))
         async with client.follow(path) as run:
@@ -154,13 +152,13 @@ async def check_bytes(client: ClientUnderTest) -> None:
 async def check_cuts(client: ClientUnderTest) -> None:
     """After every kind of cut it goes on behind the last whole event, and drops the unfinished one."""
     for ending in ("cut", "whole"):
-        path, events = f"/{ending}", feed(client, 5)
+        path, events = f"/{ending}", client.feed(5)
         half = f"id: {events[2][2]}\ndata: half an e".encode()
         replies = (
-            Reply((*map(wire, events[:2]), half), ending),
+            Reply((*map(encoded, events[:2]), half), ending),
             Reply(end="reset", status=0),
-            Reply(tuple(map(wire, events[2:4])), "whole" if ending == "cut" else "cut"),
-            Reply((wire(events[4]),)),
+            Reply(tuple(map(encoded, events[2:4])), "whole" if ending == "cut" else "cut"),
+            Reply((encoded(events[4]),)),
         )
         client.script(path, in_turn(*replies))
         async with client.follow(path) as run:
@@ -174,14 +172,14 @@ async def check_cuts(client: ClientUnderTest) -> None:
 @points(10, hint="How do you know an event that you have had?")
 async def check_repeats(client: ClientUnderTest) -> None:
     """What a server sends again after a cut is not yielded twice."""
-    events = feed(client, 12)
+    events = client.feed(12)
 
     def script(visit: Visit) -> Reply:
         """Begin three events before the place where the client says it is; a new one misses what came meanwhile."""
         ids = [event[2] for event in events]
         known = ids.index(visit.last_event_id) + 1 if visit.last_event_id in ids else 5 * (visit.number - 1)
         begin = max(0, known - 3) if visit.last_event_id else known
-        return Reply(tuple(map(wire, events[begin : known + 4])), "cut" if known < 8 else "hold")
+        return Reply(tuple(map(encoded, events[begin : known + 4])), "cut" if known < 8 else "hold")
 
     client.script("/repeats", script)
     async with client.follow("/repeats") as run:
@@ -195,8 +193,8 @@ async def check_refusals(client: ClientUnderTest) -> None:
     page = Reply((b"<h1>Log in</h1>",), "whole", headers=(("Content-Type", "text/html"),))
     replies = {f"HTTP {number}": Reply(status=number) for number in (401, 404, status, 204)} | {"a page": page}
     for name, reply in replies.items():
-        path, events = f"/{name.replace(' ', '-')}", feed(client, 1)
-        client.script(path, in_turn(Reply((wire(events[0]),), "cut"), reply))
+        path, events = f"/{name.replace(' ', '-')}", client.feed(1)
+        client.script(path, in_turn(Reply((encoded(events[0]),), "cut"), reply))
         expected = f"after {name}: {'the end' if name == 'HTTP 204' else 'FeedFailed'}, and no further visit"
         async with client.follow(path) as run:
             how = await run.end(2 * WAIT)
@@ -206,41 +204,45 @@ async def check_refusals(client: ClientUnderTest) -> None:
             raise Failed(f"after {name}: {how or 'no end'}, {visits - 1} visits after the first", expected)
 
 
-@points(15, hint="How long does each of a thousand clients wait, when the server is down for a minute?")
+@points(15, deadline=20, hint="How long does each of a thousand clients wait, when the server is down for a minute?")
 async def check_waits(client: ClientUnderTest) -> None:
     """The waits are drawn between 0 and a ceiling, which doubles up to CAP, and is FIRST again after an event."""
     busy, nothing = Reply(status=503), Reply(end="whole")
-    paths = [f"/waits/{number}" for number in range(CROWD)]
-    for path in paths:
-        some, more = feed(client, 2)
-        failures = [busy, nothing] * (FAILURES // 2)
-        client.script(path, in_turn(*failures, Reply((wire(some),), "cut"), Reply((wire(more),))))
-    await crowd(client, paths, paths[:1], FAILURES + 2, ALL_WAITS)
-    waits = [waited(client.visits(path)) for path in paths]
-    judge(waits)
+    failed = None
+    for path in ("/waits", "/again"):  # a busy machine is late now and then, and a wrong answer is wrong again
+        paths = [f"{path}/{number}" for number in range(CROWD)]
+        for each in paths:
+            some, more = map(encoded, client.feed(2))
+            failures = [busy, nothing] * (FAILURES // 2)
+            client.script(each, in_turn(*failures, Reply((some,), "cut"), Reply((more,))))
+        await crowd(client, paths, paths[:1], FAILURES + 2, ALL_WAITS)
+        failed = judged([waits(client.visits(each)) for each in paths])
+        if failed is None:
+            return
+    raise failed
 
 
-def judge(waits: list[list[float]]) -> None:
+def judged(waits: list[list[float]]) -> Failed | None:
     """Judge what a crowd waited, a list for each: after each failure in a row, and after an event that was cut.
 
-    Raises:
-        Failed: if the waits do not grow, pass the cap, are alike, or do not begin anew.
+    Return why it is wrong: the waits do not grow, pass the cap, are alike, or do not begin anew.
     """
-    late = [wait for each in waits for wait in each[FAILURES - 2 : FAILURES]]
+    late = fmean(wait for each in waits for wait in each[FAILURES - 2 : FAILURES])
     last = [each[FAILURES - 1] for each in waits]
-    anew = [each[FAILURES] for each in waits]
-    if fmean(late) < CAP / 4:
-        seen = f"{FAILURES} failures in a row (503, or 200 and no event), and then {fmean(late):.2f} s on average"
-        raise Failed(seen, f"about {CAP / 2:g} s by then, half of CAP")
-    if fmean(late) < 1.5 * fmean(each[0] for each in waits):
-        raise Failed("the first wait is as long as the sixth", f"a ceiling that begins with {FIRST:g} s and doubles")
-    if max(late) > 2 * CAP:
-        raise Failed(f"a wait of {max(late):.2f} s", f"none above CAP, {CAP:g} s")
+    anew = fmean(each[FAILURES] for each in waits)
+    if late < CAP / 4:
+        seen = f"{FAILURES} failures in a row (503, or 200 and no event), and then {late:.2f} s on average"
+        return Failed(seen, f"about {CAP / 2:g} s by then, half of CAP")
+    if late < 1.5 * fmean(each[0] for each in waits):
+        return Failed("the first wait is as long as the sixth", f"a ceiling that begins with {FIRST:g} s and doubles")
+    if fmean(last) > 1.25 * CAP:
+        return Failed(f"{fmean(last):.2f} s on average after {FAILURES} failures", f"no wait above CAP, {CAP:g} s")
     if max(last) - min(last) < 0.3 * CAP:
         seen = f"{CROWD} clients that all wait {min(last):.2f} to {max(last):.2f} s"
-        raise Failed(seen, f"waits spread over 0 to {CAP:g} s")
-    if fmean(anew) > 0.6 * fmean(late):
-        raise Failed(f"{fmean(anew):.2f} s on average after an event, as before it", f"a ceiling of {FIRST:g} s again")
+        return Failed(seen, f"waits spread over 0 to {CAP:g} s")
+    if anew > 0.6 * late:
+        return Failed(f"{anew:.2f} s on average after an event, as before it", f"a ceiling of {FIRST:g} s again")
+    return None
 
 
 @points(10, hint="Who knows when the server is back?")
@@ -249,7 +251,7 @@ async def check_asked_to_wait(client: ClientUnderTest) -> None:
     retry = client.random.randrange(700, 801)
     paths = [f"/retry/{number}" for number in range(CROWD)]
     for path in paths:
-        first, second, third = map(wire, feed(client, 3))
+        first, second, third = map(encoded, client.feed(3))
         asking = (f"retry: {retry}\n".encode() + first, b"retry: soon\n" + second)
         client.script(path, in_turn(Reply(asking, "cut"), Reply((third,))))
     asked = {
@@ -257,30 +259,30 @@ async def check_asked_to_wait(client: ClientUnderTest) -> None:
         "/after-a-date": Reply(status=503, headers=(("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT"),)),
     }
     for path, reply in asked.items():
-        client.script(path, in_turn(reply, Reply((wire(*feed(client, 1)),))))
+        client.script(path, in_turn(reply, Reply((encoded(*client.feed(1)),))))
     await crowd(client, [*asked, *paths], [*asked, paths[0]], 2, 2 * WAIT)
-    if (wait := waited(client.visits("/after-1"))[0]) < 0.95:
+    if (wait := waits(client.visits("/after-1"))[0]) < 0.95:
         raise Failed(f"Retry-After: 1, and a wait of {wait:.2f} s", "1 s or more")
-    longest = max(waited(client.visits(path))[0] for path in paths)
+    longest = max(waits(client.visits(path))[0] for path in paths)
     if longest < 0.3:
         seen = f"retry: {retry}, and none of {CROWD} clients waits for more than {longest:.2f} s"
         raise Failed(seen, f"waits between 0 and {retry} ms")
 
 
-@points(10, hint="How does a stream in which nothing happens differ from one that is dead?")
+@points(10, deadline=20, hint="How does a stream in which nothing happens differ from one that is dead?")
 async def check_silence(client: ClientUnderTest) -> None:
     """It leaves a connection on which nothing came for SILENCE seconds, and stays on one with comments."""
-    quiet, slow = feed(client, 2), feed(client, 2)
-    dead = Reply((wire(quiet[0]),), "silent")
-    client.script("/silent", in_turn(dead, Reply(end="silent", status=0), Reply((wire(quiet[1]),))))
-    client.script("/comments", in_turn(Reply((wire(slow[0]),))))
-    async with client.follow("/silent") as run, client.follow("/comments") as patient:
-        await patient.expect(slow[:1])
-        await run.expect(quiet, f": a new connection after {SILENCE:g} s of silence, twice", 4 * SILENCE + 2 * WAIT)
-        await client.visited("/comments", lambda visits: len(visits) > 1, SILENCE / 2)
-        visits = len(client.visits("/comments"))
-        if visits != 1:
-            raise Failed(f"{visits} visits to a feed that sends comments", "one: a comment is a sign of life")
+    quiet, slow = client.feed(2), client.feed(2)
+    dead = Reply((encoded(quiet[0]),), "silent")
+    client.script("/silent", in_turn(dead, Reply(end="silent", status=0), Reply((encoded(quiet[1]),))))
+    for path in ("/comments", "/comments/again"):
+        client.script(path, in_turn(Reply((encoded(slow[0]),))))
+    async with client.follow("/silent") as run, client.follow("/comments"):
+        await run.expect(quiet, f": a new connection after {SILENCE:g} s of silence, twice", 3 * SILENCE + 2 * WAIT)
+    if len(client.visits("/comments")) != 1:  # a busy machine may hold up a comment for that long, but not twice
+        async with client.follow("/comments/again"):
+            if await client.visited("/comments/again", lambda visits: len(visits) > 1, 2 * SILENCE):
+                raise Failed("another visit to a feed that sends comments", "none: a comment is a sign of life")
     silent = client.visits("/silent")[0]
     if silent.left is None or silent.left - silent.came < SILENCE / 2:
         seen = "the silent connection is still open" if silent.left is None else "it left before the silence was over"
@@ -291,9 +293,9 @@ async def check_silence(client: ClientUnderTest) -> None:
 async def check_ends(client: ClientUnderTest) -> None:
     """It ends at `done`, raises FeedFailed at `error`, and closes its connection when the caller stops."""
     for name in ("done", "error"):
-        path, events, word = f"/{name}", feed(client, 2), labels(client, 1)[0]
-        last = wire((name, word, labels(client, 1)[0]))
-        client.script(path, in_turn(Reply((*map(wire, events), last))))
+        path, events, word = f"/{name}", client.feed(2), client.labels(1)[0]
+        last = encoded((name, word, client.labels(1)[0]))
+        client.script(path, in_turn(Reply((*map(encoded, events), last))))
         expected = "it returns" if name == "done" else f"it raises FeedFailed: {word}"
         async with client.follow(path) as run:
             how = await run.end()
@@ -303,12 +305,12 @@ async def check_ends(client: ClientUnderTest) -> None:
                     f"at `{name}`: {how or f'{len(run.events)} events and no end'}", f"at `{name}`: {expected}"
                 )
             await run.expect(events, f", and then `{name}`, which is not yielded")
-            await gone(client, path, f"after `{name}`")
-    events = feed(client, 1)
-    client.script("/stops", in_turn(Reply((wire(events[0]),))))
+            await client.expect_gone(path, f"after `{name}`")
+    events = client.feed(1)
+    client.script("/stops", in_turn(Reply((encoded(events[0]),))))
     async with client.follow("/stops") as run:
         await run.expect(events)
-    await gone(client, "/stops", "after the caller stopped")
+    await client.expect_gone("/stops", "after the caller stopped")
     if await client.visited("/stops", lambda visits: len(visits) > 1, 3 * FIRST):
         raise Failed("another visit after the caller stopped", "none")
 
@@ -327,35 +329,3 @@ async def crowd(client: ClientUnderTest, paths: list[str], taped: list[str], vis
             await client.visited(path, lambda made: len(made) >= visits or bool(run.ended), ends - clock())  # noqa: B023
             if (made := len(client.visits(path))) < visits:
                 raise Failed(f"{made} visits: {run.how() or f'no more within {seconds:g} s'}", f"{visits} visits")
-
-
-async def gone(client: ClientUnderTest, path: str, when: str) -> None:
-    """Wait until the answer has left, the connection that it was on closed.
-
-    Raises:
-        Failed: if it does not in time.
-    """
-    if not await client.visited(path, lambda visits: visits[-1].left is not None):
-        raise Failed(f"{when}: the connection stays open", f"{when}: the connection is closed")
-
-
-def waited(visits: list[Visit]) -> list[float]:
-    """Seconds from the end of each answer to the next visit."""
-    return [after.came - (before.over or after.came) for before, after in pairwise(visits)]
-
-
-def feed(client: ClientUnderTest, count: int) -> list[Event]:
-    """Events with words and ids that no other one of this run has."""
-    return [("message", word, id) for word, id in zip(labels(client, count), labels(client, count), strict=True)]
-
-
-def labels(client: ClientUnderTest, count: int) -> list[str]:
-    """Words that say nothing, also not which comes first."""
-    return [f"{client.random.getrandbits(40):010x}" for _ in range(count)]
-
-
-def wire(event: Event) -> bytes:
-    """An event as it is sent."""
-    name, data, id = event
-    lines: Iterable[str] = [f"event: {name}"] * (name != "message") + [f"id: {id}", f"data: {data}"]
-    return ("\n".join(lines) + "\n\n").encode()
