@@ -18,7 +18,7 @@ from labserver.school.answer import read_answer
 from labserver.school.catalogue import ROOT, Exercise, exercise, exercise_ids, find_exercise, hidden
 from labserver.school.checking import Misconception
 from labserver.school.run import run_checks, serving
-from labserver.school.verdicts import Report
+from labserver.school.verdicts import CheckResult, Report
 
 __all__ = ["PAGE", "answers", "page", "rows", "section"]
 
@@ -31,8 +31,9 @@ this page from a run of every answer in `solutions/`; `make test` runs them all 
 it saw. A wrong answer fails just the checks that stand beside it, no more and no fewer, and no two fail the same ones.
 As shipped, every exercise is *not attempted*.
 
-Hidden checks run in `labserver grade` alone. Each guards a visible one, whose points are lost when it fails. Here they
-have only their names: this page, like the answers, is no part of a handout.
+Hidden checks run in `labserver grade` alone. Each guards a visible one, whose points are lost when it fails. They stand
+beside the answers that pass every visible check; from others they may take more than the notebook does. Here they have
+only their names: this page, like the answers, is no part of a handout.
 """
 
 Reports = Mapping[str, Report]
@@ -72,16 +73,28 @@ def _row(known: Exercise, answer: str, report: Report) -> str:
     name = f"`{Path(answer).stem}`" if answer.endswith(".py") else "the solution"
     kind = ", right" if answer.startswith("right/") else ""
     believes, shown = (_cell(wrong.says), _link(wrong.see)) if wrong else ("", "")
-    return f"| [{name}](solutions/{answer}){kind} | {report.points} | {_caught(report)} | {believes} | {shown} |"
+    return f"| [{name}](solutions/{answer}){kind} | {_points(report)} | {_caught(report)} | {believes} | {shown} |"
+
+
+def _visible(report: Report) -> list[CheckResult]:
+    """The visible checks that failed by themselves, and not because of a hidden one."""
+    return [check for check in report.checks if not check.passed and not check.guard]
+
+
+def _points(report: Report) -> int:
+    """What the notebook gives to an answer that it catches, else what grading gives."""
+    if not (lost := _visible(report)):
+        return report.points
+    return report.max_points - sum(check.points for check in lost)
 
 
 def _caught(report: Report) -> str:
-    """The visible checks that failed by themselves, then the hidden ones; what never ran is told by the verdict."""
+    """The visible checks, or the hidden ones of an answer that passes those; the verdict if none could run."""
     if not report.checks:
         return report.verdict
-    visible = [f"`{check.name}`" for check in report.checks if not check.passed and not check.guard]
+    visible = [f"`{check.name}`" for check in _visible(report)]
     unseen = [f"`{check.name}` (hidden)" for check in report.hidden if not check.passed]
-    return ", ".join([*visible, *unseen]) or "nothing"
+    return ", ".join(visible or unseen) or "nothing"
 
 
 def _misconception(known: Exercise, name: str) -> Misconception | None:

@@ -68,14 +68,15 @@ def test_a_row_says_what_catches_an_answer_what_its_author_believes_and_where_it
     assert cells[4].endswith(f"(<{known.see}>)")
 
 
-def test_a_hidden_check_is_named_and_not_the_one_that_it_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hidden_check_is_named_where_no_visible_one_catches_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = Misconception.of("Only sums | of small numbers.", {"any_sum"}, "notebooks/01_websocket_basics.ipynb#Here")
     check = Check("any_sum", "Any sum.", 0, "Think.", 1, 1.0, "one_sum")
     monkeypatch.setattr(proof, "hidden", lambda id: Hidden(Path("x"), (check,), {"small_sums": wrong}))
     answer = f"wrong/{ID}/small_sums.py"
-    text = proof.section(ID, {answer: report(hidden=("any_sum",))})
+    text = proof.section(ID, {answer: report(hidden=("any_sum",)), WRONG: report("many_sums", hidden=("any_sum",))})
     assert "\nHidden: `any_sum` (of `one_sum`).\n" in text
     assert "Any sum." not in text
+    assert "| 90 | `many_sums` |" in text
     assert "| 95 | `any_sum` (hidden) | Only sums \\| of small numbers. | [01, Here](<" in text
 
 
