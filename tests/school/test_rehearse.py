@@ -360,7 +360,8 @@ def test_a_deadline_is_told_with_the_slowest_step() -> None:
 
 
 def test_what_fails_on_a_busy_host_is_rehearsed_again_with_slower_readers() -> None:
-    people = [outcome(1, "done"), outcome(2, "failed")]
+    people = [outcome(1, "done"), *(outcome(n, "failed") for n in range(2, 8))]
+    assert "something else kept the processors busy" in view.sentence(findings(people[:2], busy=97.0))
     assert "no matter of the room" in view.sentence(findings(people))
     assert "the processors had hardly a pause (97 % busy)" in view.sentence(findings(people, busy=97.0))
     assert view.sentence(findings(people, busy=97.0)).endswith("--pause 3.")

@@ -111,6 +111,11 @@ class Findings:
         return sum(person.cpu for person in self.people)
 
     @property
+    def share(self) -> float:
+        """Percentage of the processors' time that the kernels used."""
+        return 100 * self.cpu / (self.took * self.host.cores)
+
+    @property
     def came(self) -> int:
         """How many had come when it ended."""
         return sum(person.state != "not come" for person in self.people)

@@ -87,6 +87,8 @@ def sentence(found: Findings) -> str:
     failed = f"{people} do not fit: {found.count('failed')} of them did not come through"
     if found.busy < _BUSY:
         return f"{failed}. Try --people 1: what fails there too is no matter of the room."
+    if found.share < found.busy / 2:
+        return f"{failed}, and something else kept the processors busy: rehearse again when it has ended."
     return (
         f"{failed}, and the processors had hardly a pause ({found.busy:.0f} % busy). Let people begin in groups; or "
         f"rehearse slower readers, which is nearer to a room: --pause {2 * found.plan.pause + 1:g}."
@@ -122,8 +124,11 @@ def _taken(found: Findings) -> list[tuple[str, str]]:
         ),
         ("memory, each", f"{size(found.each)}, most {_most(found.people)}"),
         ("counted as", KINDS[host.kind]),
-        ("processors", f"{host.cores}; {found.cpu:.0f} s of work for them in {found.took:.0f} s"),
-        ("", f"with all else that runs here they were busy for {found.busy:.0f} % of the time"),
+        (
+            "processors",
+            f"{found.cpu:.0f} s of work for {host.cores} in {found.took:.0f} s: {found.share:.0f} % of their time",
+        ),
+        ("", f"with all else that runs here {found.busy:.0f} %"),
         ("people", _states(found)),
     ]
 
