@@ -183,6 +183,11 @@ def test_the_name_says_whether_an_answer_is_an_app_or_a_client():
     assert [id for id in exercise_ids() if exercise(id).client] == [ID]
 
 
+def test_each_exercise_has_its_lesson():
+    assert [id for id in exercise_ids() if not exercise(id).lesson.exists()] == []
+    assert exercise(ID).lesson.name == "06_sse_resume.ipynb"
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
