@@ -83,14 +83,29 @@ def test_mark_without_partner(source):
         build.without_solution(source)
 
 
-def test_change_of_an_exercise_is_told(tmp_path, monkeypatch):
+def test_change_of_an_exercise_is_told_and_of_what_nbgrader_reads(tmp_path, monkeypatch):
     known = exercise(IDS[0])
-    changed = json.loads(known.notebook.read_text())
+    changed, solution = json.loads(known.notebook.read_text()), json.loads(known.solution.read_text())
     changed["cells"][0]["source"] = ["another text"]
-    for folder in ("exercises", "solutions"):
+    for cell in solution["cells"]:
+        cell["metadata"].get("nbgrader", {}).pop("points", None)
+    for folder, notebook in (("exercises", changed), ("solutions", solution)):
         (tmp_path / folder).mkdir()
-    (tmp_path / "exercises" / known.notebook.name).write_text(json.dumps(changed))
-    (tmp_path / "solutions" / known.solution.name).write_text(known.solution.read_text())
+        (tmp_path / folder / known.notebook.name).write_text(json.dumps(notebook))
     monkeypatch.setattr("labserver.school.catalogue.ROOT", tmp_path)
     monkeypatch.setattr(build, "exercise_ids", lambda: IDS[:1])
-    assert build.stale() == [f"exercises/{known.notebook.name} is not what its solution makes."]
+    assert build.stale() == [
+        f"exercises/{known.notebook.name} is not what its solution makes.",
+        f"solutions/{known.solution.name} does not say what nbgrader reads of it.",
+    ]
+
+
+def test_a_solution_without_its_check_makes_no_exercise(tmp_path, monkeypatch):
+    known = exercise(IDS[0])
+    solution = json.loads(known.solution.read_text())
+    solution["cells"] = [cell for cell in solution["cells"] if cell["id"] != "check"]
+    (tmp_path / "solutions").mkdir()
+    (tmp_path / "solutions" / known.solution.name).write_text(json.dumps(solution))
+    monkeypatch.setattr("labserver.school.catalogue.ROOT", tmp_path)
+    with pytest.raises(LabError, match=r"one cell tagged `school` that calls `check\(...\)`"):
+        build.starter_of(known)
