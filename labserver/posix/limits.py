@@ -38,7 +38,8 @@ class Limits:
     Attributes:
         seconds: wall clock until all are killed.
         cpu_seconds: of one process (RLIMIT_CPU).
-        memory_bytes: resident memory of the whole tree; one process may reserve twice as much (RLIMIT_DATA).
+        memory_bytes: resident memory of the whole tree, without what forks share with us; one process may reserve twice
+            as much (RLIMIT_DATA).
         tasks: processes and threads of the whole tree.
         file_bytes: size of one file (RLIMIT_FSIZE).
         open_files: of one process (RLIMIT_NOFILE).

@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "available", "kill", "kill_group", "kill_tree", "processes", "proportional", "reap", "tree"]
+__all__ = ["Process", "available", "kill", "kill_group", "kill_tree", "processes", "reap", "tree"]
 
 _PROC = Path("/proc")
 _KILL_TIMEOUT = 10.0  # seconds until a tree that will not die (uninterruptible sleep) is given up
@@ -17,7 +17,10 @@ _KILL_TIMEOUT = 10.0  # seconds until a tree that will not die (uninterruptible 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One line of the process table: ids, state letter (`Z`: dead, not yet reaped), threads, resident bytes."""
+    """One line of the process table: ids, state letter (`Z`: dead, not yet reaped), threads, resident bytes.
+
+    `image` is the same for a process and its forks until they execute another program; 0 where that is not known.
+    """
 
     pid: int
     parent: int
@@ -25,6 +28,7 @@ class Process:
     state: str
     threads: int
     resident: int
+    image: int = 0
 
 
 def available() -> bool:
@@ -45,9 +49,9 @@ def _from_proc() -> Iterator[Process]:
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
             # the name of the command may hold blanks and brackets: the fields begin behind its last bracket
             field = file.read().rpartition(b")")[2].split()
-            yield Process(
-                int(name), int(field[1]), int(field[2]), field[0].decode(), int(field[17]), int(field[21]) * page
-            )
+            # proc(5): the address of the stack is drawn anew for each program and kept by its forks
+            parent, group, threads, pages, stack = (int(field[at]) for at in (1, 2, 17, 21, 25))
+            yield Process(int(name), parent, group, field[0].decode(), threads, pages * page, stack)
 
 
 def _from_ps() -> Iterator[Process]:
@@ -68,22 +72,6 @@ def tree(root: int) -> list[Process]:
         found += kin
         todo += [process.pid for process in kin]
     return found
-
-
-def proportional(some: Iterable[Process]) -> int:
-    """Return the memory of processes in bytes, what they share with others only by its share (Linux; else resident).
-
-    A fork shares most of its memory with its parent; the kernel counts it as resident in both. See proc(5), Pss.
-    """
-    return sum(_proportional(process) for process in some)
-
-
-def _proportional(process: Process) -> int:
-    try:
-        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(b"Pss:")) * 1024
-    except (OSError, StopIteration):
-        return process.resident
 
 
 def kill_tree(root: int, *, timeout: float = _KILL_TIMEOUT) -> int:

@@ -24,7 +24,7 @@ from labserver.posix.limits import (
     own_shared_memory,
     run_before_others,
 )
-from labserver.posix.processes import kill_tree, proportional, reap, tree
+from labserver.posix.processes import Process, kill_tree, processes, reap, tree
 
 __all__ = ["Ended", "Program", "Supervisor", "remove", "run_call"]
 
@@ -97,6 +97,7 @@ class Supervisor:
         self.output = _Output(limits.output_bytes)
         self.peak = 0
         self.code: int | None = None
+        self.born = Process(0, 0, 0, "", 0, 0, -1)
         self.ticks = 0
         self.init = 0
         self.shared_memory = False  # whether /dev/shm is ours alone
@@ -109,6 +110,7 @@ class Supervisor:
             `ended` (see `Ended`), `code`, `escaped` (processes besides the main one that had to be killed), `output`
             (base64), `output_bytes`, `peak_bytes`.
         """
+        self.born = next(process for process in processes() if process.pid == os.getpid())
         adopt_orphans()
         self.shared_memory = own_namespaces() and own_shared_memory()
         run_before_others()
@@ -195,14 +197,18 @@ class Supervisor:
 
     def _look(self) -> Ended | None:
         live = [process for process in tree(os.getpid()) if process.pid != self.init]
-        resident = sum(process.resident for process in live)
+        resident = sum(map(self._resident, live))
         self.peak = max(self.peak, resident)
         if sum(process.threads for process in live if process.state != "Z") > self.limits.tasks:
             return "tasks"
-        if resident > self.limits.memory_bytes and proportional(live) > self.limits.memory_bytes:
+        if resident > self.limits.memory_bytes:
             return "memory"
         self.ticks += 1
         return "disk" if self.ticks % _TICKS_PER_FOLDER == 0 and self._folder_is_full() else None
+
+    def _resident(self, process: Process) -> int:
+        """Its memory in bytes; a fork of ours was born with all of our own, which it shares."""
+        return max(0, process.resident - self.born.resident) if process.image == self.born.image else process.resident
 
     def _folder_is_full(self) -> bool:
         """Whether the folder holds more than it may; what can't be looked into counts as one file."""

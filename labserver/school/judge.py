@@ -27,7 +27,7 @@ from labserver.school.submissions import Submission, printable
 from labserver.school.verdicts import Report, ReportVerdict
 from labserver.settings import get_settings
 
-__all__ = ["Running", "judge"]
+__all__ = ["Running", "judge", "judge_answer"]
 
 _SPARE_TIME = 5.0  # seconds of an answer's life beyond its start and its checks
 _RESPONSE_TIMEOUT = 3.0  # seconds for one byte from a server that is not blocked
@@ -47,14 +47,14 @@ def judge(submission: Submission, *, seed: int, running: "Running | None" = None
     """
     began = perf_counter()
     try:
-        graded = _judge(submission, seed, running or Running(), user)
+        graded = _judge(submission, seed, running, user)
     except Exception as error:
         reason = f"The grader failed, which is no fault of the answer: {type(error).__name__}: {error}"
         graded = _refused(submission, "", "not checked", reason)
     return replace(graded, seconds=perf_counter() - began)
 
 
-def _judge(submission: Submission, seed: int, running: "Running", user: str | None) -> Graded:
+def _judge(submission: Submission, seed: int, running: "Running | None", user: str | None) -> Graded:
     try:
         data = submission.read()
     except ValueError as error:
@@ -65,14 +65,29 @@ def _judge(submission: Submission, seed: int, running: "Running", user: str | No
         return _refused(submission, _named_in(data), "no answer", str(error))
     if not answer.attempted:
         return _refused(submission, answer.exercise, "not attempted", "The answer is still the starter.")
+    report, notes, shown = judge_answer(answer, seed=seed, running=running, user=user)
+    return Graded(submission.student, submission.source, report, notes, shown)
+
+
+def judge_answer(
+    answer: Answer, *, seed: int, running: "Running | None" = None, user: str | None = None
+) -> tuple[Report, tuple[str, ...], str]:
+    """Serve an answer in a sandbox and have all checks speak to it, the hidden ones among them.
+
+    Returns:
+        The report, further sentences for the student, and the last of what the answer printed.
+
+    Raises:
+        LabError: if there is nothing to confine it with, or grading was stopped.
+    """
     limits = _limits()
-    with Sandbox(limits, owner=user) as box, running.keep(box):
+    with Sandbox(limits, owner=user) as box, (running or Running()).keep(box):
         report = _serve_and_check(answer, box, seed)
         by_itself = box.ended()
         outcome = box.finish()
         shown = _shown(outcome.output, box.folder)
     report, notes = _with_end(report, outcome, limits, by_itself=by_itself)
-    return Graded(submission.student, submission.source, report, notes, shown)
+    return report, notes, shown
 
 
 def _limits() -> Limits:

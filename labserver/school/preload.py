@@ -37,8 +37,6 @@ _ANSWERS = (
     "aiosqlite",
     "sqlalchemy.ext.asyncio",
     "prometheus_client",
-    "anthropic",
-    "httpx2",
 )
 _CHECKS = ("labserver.school.plugin:preload",)
 

@@ -14,9 +14,11 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from labserver.errors import LabError
 from labserver.school import grading
@@ -36,12 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     end_with_owner()
     grading.on()
-    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+    # both are opened before the answer runs: it may use up all files that a process may open
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=2048) as listener,
+        options.announce.with_suffix(".partial").open("w", encoding="utf-8") as draft,
+    ):
+        announce = partial(_announce, draft, options.announce)
         try:
             app = _load(options.module, options.object)
-            _serve(app, listener, options.announce, options.message_max_bytes)
+            _serve(app, listener, announce, options.message_max_bytes)
         except LabError as error:
-            _announce(options.announce, {"error": str(error)})
+            announce({"error": str(error)})
             return 1
     return 0
 
@@ -69,7 +76,9 @@ def _load(path: Path, object_name: str) -> Any:
     return app_of(found, object_name)
 
 
-def _serve(app: Any, listener: socket.socket, announce: Path, message_max_bytes: int) -> None:
+def _serve(
+    app: Any, listener: socket.socket, announce: Callable[[dict[str, Any]], None], message_max_bytes: int
+) -> None:
     """Serve until this process ends.
 
     Raises:
@@ -81,7 +90,7 @@ def _serve(app: Any, listener: socket.socket, announce: Path, message_max_bytes:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                _announce(announce, {"port": listener.getsockname()[1]})
+                announce({"port": listener.getsockname()[1]})
 
     messages: list[str] = []
     logger = logging.getLogger("uvicorn.error")
@@ -101,10 +110,10 @@ def _serve(app: Any, listener: socket.socket, announce: Path, message_max_bytes:
         raise LabError(f"The app's start-up failed: {raised}.")
 
 
-def _announce(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(partial, path)
+def _announce(draft: TextIO, path: Path, value: dict[str, Any]) -> None:
+    draft.write(json.dumps(value))
+    draft.flush()
+    os.replace(draft.name, path)
 
 
 if __name__ == "__main__":
