@@ -17,7 +17,7 @@ from labserver.school.room.outbox import Outbox
 from labserver.school.room.report import Address, Sender
 from labserver.school.room.store import Store
 
-PEOPLE, TRIES = 100, 3
+PEOPLE, TRIES = 100, 2
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server")
 EVIL = "<img src=x onerror=alert(1)>, /\\ 😀 'x'"
 
@@ -77,6 +77,7 @@ def check_all(people, attempt):
     return sent
 
 
+@pytest.mark.timeout(300)
 async def test_a_hundred_participants_and_a_killed_server_make_every_verdict_once(chromium, room, tmp_path):
     """The board stays open while the room is killed amid their reports and started again on its port and file."""
     first = room()
@@ -90,7 +91,6 @@ async def test_a_hundred_participants_and_a_killed_server_make_every_verdict_onc
         waiting = sum(len(list(outbox.waiting())) for _, outbox, _ in people)
         second = await asyncio.to_thread(room, port=first.port)
         assert (second.board_key, second.report_key) == (first.board_key, first.report_key)
-        sent += await asyncio.to_thread(check_all, people, 3)
         for _, outbox, sender in people:
             await asyncio.to_thread(until, lambda sender=sender: sender.join(0.1), "everything is sent")
             assert list(outbox.waiting()) == []
