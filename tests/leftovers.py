@@ -40,7 +40,7 @@ def processes() -> list[str]:
     found = []
     for process in mine.values():
         with contextlib.suppress(psutil.Error):
-            command = " ".join(process.cmdline())
+            command = " ".join(" ".join(process.cmdline()).split())
             if process.status() != psutil.STATUS_ZOMBIE and not any(helper in command for helper in HELPERS):
                 found.append(command or process.name())
     return sorted(found)

@@ -6,8 +6,6 @@ It has to fail at a claim, or because a client met the fault; not because a name
 
 import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ from labserver.stage.lab import Twin, twins
 ROOT = Path(__file__).resolve().parents[2]
 SWAPPED = Path(__file__).parent / "swapped"
 TWINS = twins()
-FAILS = "test_a_notebook_fails_when_its_pattern_is_the_twin"
 OTHER_FAULTS = {"ImportError", "ModuleNotFoundError", "AttributeError", "NameError", "SyntaxError", "TypeError"}
 
 
@@ -49,19 +46,10 @@ def failure(twin: Twin) -> str:
     return ""
 
 
-@pytest.fixture(scope="module")
-def failures(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
-    """What stopped each notebook that was asked for, two at a time: they wait more than they compute."""
-    asked = [item.callspec.params["twin"] for item in request.session.items if item.name.startswith(FAILS)]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {twin.name: pool.submit(failure, twin) for twin in asked}
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
-def test_a_notebook_fails_when_its_pattern_is_the_twin(twin: Twin, failures: dict[str, "Future[str]"]) -> None:
-    stopped_by = failures[twin.name].result()
+def test_a_notebook_fails_when_its_pattern_is_the_twin(twin: Twin) -> None:
+    stopped_by = failure(twin)
     assert stopped_by, f"{notebook_of(twin).name} claims nothing of {twin.pattern} that {twin.name} would not keep"
     assert stopped_by not in OTHER_FAULTS
 

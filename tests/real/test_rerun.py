@@ -1,7 +1,5 @@
-"""Notebooks as people run them: each cell twice, and all of it twice, in one kernel and without a restart."""
+"""Notebooks as people run them: each cell twice, and then all of it once more, in one kernel and without a restart."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from labserver.school.notebooks import execute, normalise, read
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-ORDERS = ("all twice", "each cell twice")
+SUFFIXES = ("", "-twice", "-once-more")
 
 
 def texts(cell: NotebookNode) -> list[str]:
@@ -19,37 +17,18 @@ def texts(cell: NotebookNode) -> list[str]:
     return [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
 
 
-def again(cell: NotebookNode) -> NotebookNode:
-    return from_dict({**cell, "id": f"{cell.id}-again"})
-
-
-def rerun(path: Path, order: str) -> NotebookNode:
-    """Run a notebook's cells twice in the given order; return what came of it."""
+def rerun(path: Path) -> NotebookNode:
+    """Run each cell of a notebook twice, then all cells again; return what came of it, each run a cell of its own."""
     notebook = read(path)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    twice = [*cells, *map(again, cells)] if order == "all twice" else [c for cell in cells for c in (cell, again(cell))]
-    return normalise(execute(from_dict({**notebook, "cells": twice}), path.parent))
-
-
-@pytest.fixture(scope="module")
-def reruns(request: pytest.FixtureRequest) -> Iterator[dict[tuple[Path, str], Future[NotebookNode]]]:
-    """What came of every run that was asked for, two at a time: they wait more than they compute."""
-    asked = {
-        (item.callspec.params["path"], item.callspec.params["order"])
-        for item in request.session.items
-        if item.path == Path(__file__) and isinstance(item, pytest.Function)
-    }
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {(path, order): pool.submit(rerun, path, order) for path, order in sorted(asked)}
-        pool.shutdown(wait=False, cancel_futures=True)
+    first, twice, again = ([from_dict({**cell, "id": cell.id + suffix}) for cell in cells] for suffix in SUFFIXES)
+    order = [cell for pair in zip(first, twice, strict=True) for cell in pair] + again
+    return normalise(execute(from_dict({**notebook, "cells": order}), path.parent))
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_second_run_without_a_restart_shows_the_same(
-    path: Path, order: str, reruns: dict[tuple[Path, str], Future[NotebookNode]]
-) -> None:
+def test_a_second_run_without_a_restart_shows_the_same(path: Path) -> None:
     stored = {cell.id: texts(cell) for cell in read(path).cells if cell.cell_type == "code"}
-    for cell in reruns[path, order].result().cells:
-        assert texts(cell) == stored[cell.id.removesuffix("-again")], cell.id
+    ran = {cell.id: texts(cell) for cell in rerun(path).cells}
+    assert ran == {id + suffix: shown for id, shown in stored.items() for suffix in SUFFIXES}
