@@ -31,6 +31,6 @@ def test_help_lists_every_command() -> None:
     said = run("--help").stdout
     assert [
         name
-        for name in ("serve", "doctor", "token", "exercises", "grade", "handout", "next", "slides")
+        for name in ("serve", "doctor", "token", "exercises", "grade", "handout", "next", "slides", "room")
         if name not in said
     ] == []
