@@ -1,14 +1,15 @@
 # The house's commands. They need Python 3.11 or newer and make; uv is fetched into .uv when there is none.
 #
 #   make lab       build the environment, open JupyterLab on notebook 00 (without a screen: print its address)
-#   make test      build the environment, run every test once: unit, real servers, notebooks, exercises
+#   make test      build the environment, run every test once, on two cores: unit, real servers, notebooks, exercises
 #   make lint      ruff and mypy --strict              make fmt        let ruff mend what it can
 #   make notebooks run every notebook, write outputs   make exercises  write exercises/ from solutions/
 #   make soak      the long repetitions, resumable     make upgrade    re-lock, export, re-run everything
 #   make picture   the README's picture                make clean      remove environments and caches
 #   make slides    notebooks as slides, shown without a network: ARGS="05 06", or all of them
 #
-# PYTHON=3.13 uses another Python in an environment of its own; ARGS="..." goes to JupyterLab, pytest or the slides.
+# PYTHON=3.13 uses another Python in an environment of its own; ARGS="..." goes to JupyterLab, pytest or the slides:
+# make test ARGS="-k heartbeat", and ARGS="-n 0" runs one test after the other, in the order of the files.
 
 PYTHON ?= python3
 ARGS ?=
