@@ -1,23 +1,23 @@
 """Proof of the checks: starters are not attempted, right answers get full marks, wrong ones fail just their checks."""
 
-import ast
-import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import proof
 import pytest
+from wrong_answers import WRONG, declared, headings
 
 from labserver.school.answer import read_answer
 from labserver.school.catalogue import ROOT, exercise, exercise_ids
 from labserver.school.run import run_checks, serving
 from labserver.school.verdicts import Report
 
-WRONG = ROOT / "solutions" / "wrong"
 RIGHT = ROOT / "solutions" / "right"
 IDS = exercise_ids()
-WRONG_ANSWERS = sorted(path.relative_to(WRONG).as_posix() for path in WRONG.glob("*/*.py"))
+UNSEEN_ANSWERS = sorted(path.relative_to(WRONG).as_posix() for path in WRONG.glob("*/*.py") if declared(path, "HIDDEN"))
+"""Wrong answers that pass every visible check: hidden ones catch them (`test_hidden`)."""
+WRONG_ANSWERS = sorted({path.relative_to(WRONG).as_posix() for path in WRONG.glob("*/*.py")} - set(UNSEEN_ANSWERS))
 RIGHT_ANSWERS = sorted(path.relative_to(RIGHT).as_posix() for path in RIGHT.glob("*/*.py"))
 
 
@@ -35,10 +35,9 @@ def judged(id: str) -> dict[str, Report]:
 
 
 def fails(path: Path) -> frozenset[str]:
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FAILS":
-            return frozenset(ast.literal_eval(node.value))
-    raise AssertionError(f"{path} declares no FAILS")
+    names = declared(path, "FAILS")
+    assert names is not None, f"{path} declares no FAILS"
+    return names
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -68,24 +67,27 @@ def test_wrong_answer_fails_exactly_its_checks(name):
     assert all(check.seen and check.expected for check in report.checks if not check.passed)
 
 
+@pytest.mark.parametrize("name", UNSEEN_ANSWERS)
+def test_a_wrong_answer_for_hidden_checks_passes_the_visible_ones(name):
+    report = judge((WRONG / name).read_text(), name.partition("/")[0])
+    assert report.solved, [(check.name, check.seen) for check in report.checks if not check.passed]
+
+
 @pytest.mark.parametrize("id", IDS)
 def test_the_table_of_misconceptions_is_that_of_the_wrong_answers(id):
     known = exercise(id)
-    declared = {path.stem: fails(path) for path in (WRONG / id).glob("*.py")}
-    assert {name: each.fails for name, each in known.misconceptions.items()} == declared
-    assert len(declared) >= 3
-    assert len(set(declared.values())) == len(declared), "two wrong answers that no check tells apart"
-    assert set().union(*declared.values()) == {check.name for check in known.checks}, "a check that nothing fails"
+    wrong = {Path(name).stem: fails(WRONG / name) for name in WRONG_ANSWERS if name.startswith(f"{id}/")}
+    assert {name: each.fails for name, each in known.misconceptions.items()} == wrong
+    assert len(wrong) >= 3
+    assert len(set(wrong.values())) == len(wrong), "two wrong answers that no check tells apart"
+    assert set().union(*wrong.values()) == {check.name for check in known.checks}, "a check that nothing fails"
 
 
 @pytest.mark.parametrize("id", IDS)
 def test_each_misconception_names_a_heading_that_exists(id):
     for name, each in exercise(id).misconceptions.items():
         path, _, anchor = each.see.partition("#")
-        cells = json.loads((ROOT / path).read_text())["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        headings = {line.lstrip("#").strip().replace("`", "") for line in text.splitlines() if line.startswith("#")}
-        assert anchor in {heading.replace(" ", "-") for heading in headings}, name
+        assert anchor in headings(path), name
 
 
 @pytest.mark.parametrize("id", IDS)
