@@ -146,14 +146,14 @@ def _kept() -> dict[str, str]:
 
 
 def main(names: list[str]) -> int:
-    """Judge the exercises named, or all, and write the page; write nothing if an answer does what it must not."""
-    judged = _observed(map(find_exercise, names) if names else exercise_ids())
-    surprises = [said for reports in judged.values() for item in reports.items() if (said := _surprise(*item))]
-    for said in surprises:
-        print(said, file=sys.stderr)
-    if not surprises:
-        parts = {**(_kept() if names else {}), **{id: section(id, reports) for id, reports in judged.items()}}
-        PAGE.write_text("\n".join([HEAD, *(parts[id] for id in sorted(parts))]), encoding="utf-8")
+    """Judge the exercises named, or all, and write the page; one whose answers surprise keeps the part that it has."""
+    parts, surprises = _kept(), []
+    for id, reports in _observed(map(find_exercise, names) if names else exercise_ids()).items():
+        said = [surprise for item in reports.items() if (surprise := _surprise(*item))]
+        parts |= {} if said else {id: section(id, reports)}
+        surprises += said
+    PAGE.write_text("\n".join([HEAD, *(parts[id] for id in sorted(parts))]), encoding="utf-8")
+    print(*surprises, sep="\n", end="\n" if surprises else "", file=sys.stderr)
     return 1 if surprises else 0
 
 

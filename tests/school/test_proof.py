@@ -85,15 +85,16 @@ def test_an_answer_that_never_ran_is_caught_by_its_verdict() -> None:
     assert "| 0 | crashed |" in row
 
 
-def test_no_page_is_written_that_would_tell_of_a_surprise(
+def test_a_surprise_is_told_and_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    observed = {f"{ID}.ipynb": report("one_sum")}
     monkeypatch.setattr(proof, "PAGE", tmp_path / "PROOF.md")
-    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, observed))
+    before = proof.page({ID: {f"{ID}.ipynb": report()}})
+    proof.PAGE.write_text(before, encoding="utf-8")
+    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, {f"{ID}.ipynb": report("one_sum")}))
     assert proof.main(["01"]) == 1
     assert f"{ID}.ipynb: it has to have full marks; partial, caught by `one_sum`." in capsys.readouterr().err
-    assert not proof.PAGE.exists()
+    assert proof.PAGE.read_text(encoding="utf-8") == before
 
 
 def test_one_exercise_is_renewed_and_the_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
