@@ -91,7 +91,8 @@ def test_a_surprise_is_told_and_not_published(
     monkeypatch.setattr(proof, "PAGE", tmp_path / "PROOF.md")
     before = proof.page({ID: {f"{ID}.ipynb": report()}})
     proof.PAGE.write_text(before, encoding="utf-8")
-    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, {f"{ID}.ipynb": report("one_sum")}))
+    observed = {f"{ID}.ipynb": report("one_sum")}
+    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, observed))
     assert proof.main(["01"]) == 1
     assert f"{ID}.ipynb: it has to have full marks; partial, caught by `one_sum`." in capsys.readouterr().err
     assert proof.PAGE.read_text(encoding="utf-8") == before
