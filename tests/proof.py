@@ -132,9 +132,12 @@ def _observed(ids: Iterable[str]) -> dict[str, dict[str, Report]]:
     pairs = [(answer, id) for id in ids for answer in answers(id)]
     judged: dict[str, dict[str, Report]] = {id: {} for _, id in pairs}
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        reports = pool.map(lambda pair: _judge(*pair), pairs)
-        for (answer, id), report in zip(pairs, track(reports, "judging", total=len(pairs)), strict=True):
-            judged[id][answer] = report
+        futures = [pool.submit(_judge, *pair) for pair in pairs]
+        try:
+            for (answer, id), future in track(list(zip(pairs, futures, strict=True)), "judging"):
+                judged[id][answer] = future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupt starts nothing new
     return judged
 
 
