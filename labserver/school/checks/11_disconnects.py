@@ -185,10 +185,7 @@ async def check_delete_ends_it(answer: AnswerUnderTest) -> None:
     job = await begin(answer, 500)
     async with reading(answer.url, f"{job}/pages") as lines:
         await next_line(lines)
-        async with client(answer.url) as http:
-            status = (await http.delete(job)).status_code
-        if status >= 300:
-            raise Failed(f"{status} for DELETE {job}", "200")
+        await delete(answer, job)
         before = (await shop(answer))["printed"]
         await to_the_end(lines)
     await expect_state(answer, job, "cancelled")
@@ -352,6 +349,21 @@ async def begin(answer: AnswerUnderTest, pages: int) -> str:
     if status != 202:
         raise Failed(f"{status} for POST {path}", "202")
     return path
+
+
+async def delete(answer: AnswerUnderTest, job: str) -> None:
+    """Stop a job.
+
+    Raises:
+        Failed: if there is no answer in time, or it is none of success.
+    """
+    async with client(answer.url) as http:
+        try:
+            status = (await http.delete(job)).status_code
+        except httpx.HTTPError as error:
+            raise Failed(f"DELETE {job} failed ({type(error).__name__})", "200") from None
+    if status >= 300:
+        raise Failed(f"{status} for DELETE {job}", "200")
 
 
 async def expect_state(answer: AnswerUnderTest, job: str, state: str, *, at_once: bool = False) -> None:
