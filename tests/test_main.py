@@ -31,6 +31,6 @@ def test_help_lists_every_command() -> None:
     said = run("--help").stdout
     assert [
         name
-        for name in ("serve", "doctor", "token", "exercises", "grade", "handout", "next", "slides", "room")
+        for name in ("serve", "doctor", "token", "exercises", "grade", "handout", "next", "rehearse", "room", "slides")
         if name not in said
     ] == []

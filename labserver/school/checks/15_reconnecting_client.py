@@ -219,7 +219,8 @@ async def check_waits(client: ClientUnderTest) -> None:
         failed = judged([waits(client.visits(each)) for each in paths])
         if failed is None:
             return
-    raise failed
+    if failed is not None:
+        raise failed
 
 
 def judged(waits: list[list[float]]) -> Failed | None:
