@@ -11,16 +11,17 @@ import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from secrets import randbelow
 
 from rich.progress import track
 
-from labserver.school.answer import read_answer
+from labserver.school.answer import Answer, read_answer
 from labserver.school.catalogue import ROOT, Exercise, exercise, exercise_ids, find_exercise, hidden
 from labserver.school.checking import Misconception
-from labserver.school.run import run_checks, serving
+from labserver.school.judge import judge_answer
 from labserver.school.verdicts import CheckResult, Report
 
-__all__ = ["PAGE", "answers", "page", "rows", "section"]
+__all__ = ["PAGE", "answers", "observed", "page", "rows", "section"]
 
 PAGE = ROOT / "PROOF.md"
 SOLUTIONS = ROOT / "solutions"
@@ -114,8 +115,7 @@ def _cell(text: str) -> str:
 def _judge(answer: str, id: str) -> Report:
     path = SOLUTIONS / answer
     source = read_answer(path).source if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
-    with serving(source, exercise(id).object) as url:
-        return run_checks(url, id, hidden=True, confirm=True)
+    return judge_answer(Answer(id, exercise(id).object, source, attempted=True), seed=randbelow(1 << 31))[0]
 
 
 def _surprise(answer: str, report: Report) -> str:
@@ -127,8 +127,8 @@ def _surprise(answer: str, report: Report) -> str:
     return "" if fine else f"{answer}: it has to {must}; {report.verdict}, caught by {_caught(report)}. {report.reason}"
 
 
-def _observed(ids: Iterable[str]) -> dict[str, dict[str, Report]]:
-    """Judge all answers to these exercises, two at a time for each core: half of an answer's time is waiting."""
+def observed(ids: Iterable[str]) -> dict[str, dict[str, Report]]:
+    """Judge all answers to these exercises as `labserver grade` does, two at a time for each core."""
     pairs = [(answer, id) for id in ids for answer in answers(id)]
     judged: dict[str, dict[str, Report]] = {id: {} for _, id in pairs}
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
@@ -151,7 +151,7 @@ def _kept() -> dict[str, str]:
 def main(names: list[str]) -> int:
     """Judge the exercises named, or all, and write the page; one whose answers surprise keeps the part that it has."""
     parts, surprises = _kept(), []
-    for id, reports in _observed(map(find_exercise, names) if names else exercise_ids()).items():
+    for id, reports in observed(map(find_exercise, names) if names else exercise_ids()).items():
         said = [surprise for item in reports.items() if (surprise := _surprise(*item))]
         parts |= {} if said else {id: section(id, reports)}
         surprises += said

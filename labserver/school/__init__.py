@@ -6,9 +6,9 @@ The names below are what an exercise's notebook calls, imported on first use.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labserver.school.notebook import begin, check, hint, progress
+    from labserver.school.notebook import begin, check, hint, progress, replay
 
-__all__ = ["begin", "check", "hint", "progress"]
+__all__ = ["begin", "check", "hint", "progress", "replay"]
 
 
 def __getattr__(name: str) -> Any:

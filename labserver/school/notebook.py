@@ -1,28 +1,26 @@
-"""What an exercise's notebook calls: `begin`, `check`, `hint`, `progress`. The state of one kernel, nothing else.
+"""What an exercise's notebook calls: `begin`, `check`, `replay`, `hint`, `progress`. One kernel's state, nothing else.
 
 `check` serves the very object in the kernel, by a real uvicorn in a thread, and has the checks speak to it from another
 process. Where a participant can mend something it shows one sentence, never a traceback.
 """
 
-import ast
-import json
 import sys
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
 from labserver.errors import LabError
 from labserver.school import grading, nbgrader, view
 from labserver.school import standings as book
-from labserver.school.answer import cells_of, same_code
 from labserver.school.asgi import answer_problem, app_of
+from labserver.school.attempt import Attempt
 from labserver.school.catalogue import Exercise, exercise
 from labserver.school.run import run_checks
 from labserver.school.verdicts import Report
 from labserver.settings import get_settings
 from labserver.stage.rich import Html
 
-__all__ = ["begin", "check", "hint", "last_report", "progress"]
+__all__ = ["begin", "check", "hint", "last_report", "progress", "replay"]
 
 
 @dataclass(slots=True)
@@ -30,12 +28,13 @@ class _Session:
     """What this kernel knows of its exercise."""
 
     known: Exercise
+    attempt: Attempt
+    answer: Any = None
     report: Report | None = None
     hints: int = 0
 
 
 _session: _Session | None = None
-_latest = ""
 
 
 def begin(exercise_id: str) -> None:
@@ -47,9 +46,10 @@ def begin(exercise_id: str) -> None:
     global _session
     if grading.serving():
         return
-    _session = _Session(exercise(exercise_id))
+    known = exercise(exercise_id)
+    _session = _Session(known, Attempt(known))
     _watch_cells()
-    _show(view.opened(_session.known))
+    _show(view.opened(known))
 
 
 def check(answer: Any = None) -> int | None:
@@ -75,7 +75,7 @@ def _check(answer: Any) -> Report | None:
     if session is None:
         return None
     known = session.known
-    if answer is Ellipsis or _is_starter(known):
+    if answer is Ellipsis or session.attempt.starter:
         sentence = "Nothing to check yet: write your answer in place of the `...`, run that cell, then run this one."
         _show(view.to_do(known, sentence))
         return None
@@ -83,11 +83,35 @@ def _check(answer: Any) -> Report | None:
         _show(view.note(f"Exercise {known.number} · {known.title}: not checked", [problem]))
         return None
     report, remarks = _checked(known, answer)
-    session.report = report
+    session.answer, session.report = answer, report
     if report.verdict != "not checked":
         remarks += _kept(report)
     _show(view.checked(report, known, remarks))
     return report
+
+
+def replay(check: str | None = None) -> None:
+    """Run one check of the last run again, with the same payloads, and show what goes over the wire this time.
+
+    Args:
+        check: its name; None: the first that failed.
+    """
+    session = _current()
+    if session is None:
+        return
+    if session.report is None:
+        _show(view.note("Nothing to replay", ["Check your answer first: a replay runs what failed there once more."]))
+        return
+    failed = [result.name for result in session.report.checks if not result.passed]
+    names = [known.name for known in session.known.checks]
+    if check is not None and check not in names:
+        _show(view.note(f"There is no check {check!r}", [f"Choose one of {', '.join(names)}."]))
+    elif not failed and check is None:
+        _show(view.note("Nothing to replay", ["Every check passed. `replay(name)` runs one of them all the same."]))
+    else:
+        name = check or failed[0]
+        again, remarks = _checked(session.known, session.answer, seed=session.report.seed, only=name)
+        _show(view.replayed(again, session.known, name, as_before=name in failed, remarks=remarks))
 
 
 def hint() -> None:
@@ -128,7 +152,9 @@ def _current() -> _Session | None:
     return _session
 
 
-def _checked(known: Exercise, answer: Any) -> tuple[Report, list[str]]:
+def _checked(
+    known: Exercise, answer: Any, *, seed: int | None = None, only: str | None = None
+) -> tuple[Report, list[str]]:
     """Serve, run the checks, stop; whatever happens, no server is left."""
     from labserver.stage.server import start
 
@@ -138,7 +164,7 @@ def _checked(known: Exercise, answer: Any) -> tuple[Report, list[str]]:
         return Report(known.id, "crashed", str(error), 0, known.max_points), []
     stopped = False
     try:
-        report = run_checks(live.url, known.id)
+        report = run_checks(live.url, known.id, seed=seed, only=only)
     finally:
         stopped = live.stop()
     remarks = _raised(live.errors()) if not report.solved else []
@@ -178,36 +204,16 @@ def _report(report: Report) -> None:
     hand_over(report, say)
 
 
-def _is_starter(known: Exercise) -> bool:
-    """Whether the cell that last defined the answer in this kernel is the starter as shipped."""
-    if not _latest or not known.starter.exists():
-        return False
-    starter = cells_of(json.loads(known.starter.read_text(encoding="utf-8")))
-    shipped = [cell.source for cell in starter if cell.role == "answer"]
-    return any(same_code(_latest, source) for source in shipped)
-
-
 def _watch_cells() -> None:
-    """Remember the cell that defines the answer, each time one runs. (The kernel's own history is off under nbval.)"""
+    """Take note of each cell that runs."""
     shell = _shell()
     if shell is not None and _remember not in shell.events.callbacks["pre_run_cell"]:
         shell.events.register("pre_run_cell", _remember)
 
 
 def _remember(info: Any) -> None:
-    global _latest
-    if _session is not None and _defines(info.raw_cell, _session.known.object):
-        _latest = info.raw_cell
-
-
-def _defines(source: str, name: str) -> bool:
-    with suppress(SyntaxError, ValueError):
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
-                return True
-            if isinstance(node, ast.alias) and (node.asname or node.name) == name:
-                return True
-    return False
+    if _session is not None:
+        _session.attempt.ran(info.raw_cell)
 
 
 def _show(html: Html, *, again: bool = False) -> Any:

@@ -77,6 +77,22 @@ def checked(report: Report, known: Exercise, remarks: Iterable[str] = ()) -> Htm
     return _html(body, lines)
 
 
+def replayed(report: Report, known: Exercise, name: str, *, as_before: bool, remarks: Iterable[str] = ()) -> Html:
+    """Show one check that ran again with the payloads of an earlier run, in which it failed or not (`as_before`)."""
+    head = f"{_name(known)}: `{name}` again, with the same payloads"
+    said = [text for text in (report.reason, *remarks) if text]
+    if report.checks and report.solved == as_before:
+        came = "passed this time" if report.solved else "failed this time"
+        said.append(f"It {came}: what it asks comes and goes in your app. Look for a race.")
+    body, lines = [_p("head", head), *(_p("", text) for text in said)], [head, *said]
+    for check in report.checks:
+        body += [_table([_row(check, first=True)]), _tape(check, "This time, on the wire:")]
+        lines.append(_line(check.verdict, check.earned, check.points, check.title))
+        if not check.passed:
+            lines += [f"seen: {check.seen}", f"expected: {check.expected}"]
+    return _html(body, lines)
+
+
 def to_do(known: Exercise, sentence: str) -> Html:
     """Show what will be checked, before there is an answer."""
     head = f"{_name(known)}: not attempted"
@@ -158,12 +174,12 @@ def _points(earned: int, points: int) -> str:
     return f'<td class="points">{earned} / {points}</td>'
 
 
-def _tape(check: CheckResult | None) -> str:
+def _tape(check: CheckResult | None, says: str = "The first check that failed, on the wire:") -> str:
     if check is None or not check.tape_svg:
         return ""
     data = b64encode(check.tape_svg.encode()).decode()
     alt = escape(f"What went over the wire. {check.tape_text}")
-    said = '<p class="mute" style="margin-top:14px">The first check that failed, on the wire:</p>'
+    said = f'<p class="mute" style="margin-top:14px">{says}</p>'
     return f'{said}<img alt="{alt}" width="840" src="data:image/svg+xml;base64,{data}">'
 
 

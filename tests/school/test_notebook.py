@@ -10,9 +10,10 @@ from fastapi import APIRouter, FastAPI
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from labserver.school import begin, check, hint, notebook, progress
+from labserver.school import begin, check, hint, notebook, progress, replay
 from labserver.school.answer import cells_of, read_answer
-from labserver.school.catalogue import ROOT, exercise
+from labserver.school.attempt import Attempt
+from labserver.school.catalogue import ROOT, exercise, exercise_ids
 from labserver.school.verdicts import Report
 from labserver.settings import Settings
 
@@ -137,7 +138,7 @@ def test_a_start_up_that_fails_is_one_sentence(said):
 
 
 def test_interrupted_it_stops_its_server(said, monkeypatch):
-    def interrupted(url, id):
+    def interrupted(url, id, **_):
         assert servers()
         raise KeyboardInterrupt
 
@@ -158,7 +159,7 @@ def test_a_server_that_freezes_is_ended(said):
 def test_progress_that_can_t_be_saved_does_not_hide_the_verdict(said, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("labserver.school.standings.get_settings", lambda: Settings(home=tmp_path / "file"))
-    monkeypatch.setattr(notebook, "run_checks", lambda url, id: Report(ID, "wrong", points=0))
+    monkeypatch.setattr(notebook, "run_checks", lambda url, id, **_: Report(ID, "wrong", points=0))
     begin(ID)
     check(FastAPI())
     text = said()
@@ -170,8 +171,7 @@ def test_the_starter_s_cell_is_known_in_a_kernel_without_history(said, monkeypat
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     monkeypatch.setattr(notebook, "_shell", lambda: shell)
     monkeypatch.setattr(notebook, "_show", lambda html: print(html.twin))
-    monkeypatch.setattr(notebook, "_latest", "")
-    monkeypatch.setattr(notebook, "run_checks", lambda url, id: Report(ID, "wrong", points=0))
+    monkeypatch.setattr(notebook, "run_checks", lambda url, id, **_: Report(ID, "wrong", points=0))
     begin(ID)
     starter = {cell.id: cell.source for cell in cells_of(json.loads(EXERCISE.starter.read_text()))}
     for id in ("given", "answer"):
@@ -182,3 +182,61 @@ def test_the_starter_s_cell_is_known_in_a_kernel_without_history(said, monkeypat
     shell.run_cell(starter["answer"] + "\napp.state.mine = 1", store_history=False)
     check(shell.user_ns["app"])
     assert "wrong, 0 of 100" in said()
+
+
+@pytest.mark.parametrize("id", exercise_ids())
+def test_every_starter_is_known_by_its_cells(id):
+    known = exercise(id)
+    cells = [cell for cell in cells_of(json.loads(known.starter.read_text())) if cell.kind == "code"]
+    attempt = Attempt(known)
+    for cell in cells:
+        attempt.ran(cell.source)
+    assert attempt.starter
+    answer = next(cell for cell in cells if cell.role == "answer")
+    attempt.ran(answer.source + "\nmine = 1")
+    attempt.ran(cells[-1].source)
+    attempt.ran("replay()")
+    assert not attempt.starter
+    attempt.ran(answer.source)
+    attempt.ran("hint()")
+    assert attempt.starter
+
+
+def test_replay_runs_the_failed_check_again_with_its_payloads(said):
+    begin(ID)
+    replay()
+    assert "Check your answer first" in said()
+    check(app_of(ROOT / "solutions" / "wrong" / ID / "tutorial_loop.py"))
+    report = notebook.last_report()
+    first = next(result for result in report.checks if not result.passed)
+    said()
+    replay()
+    text = said()
+    assert f"`{first.name}` again, with the same payloads" in text
+    assert f"seen: {first.seen}\nexpected: {first.expected}" in text
+    assert text.count("failed") == 1
+    assert notebook.last_report() is report
+    replay("no_such_check")
+    assert "There is no check 'no_such_check'" in said()
+    assert servers() == []
+
+
+def test_replay_says_what_comes_and_goes(said, monkeypatch):
+    right, wrong = app_of(EXERCISE.solution), app_of(ROOT / "solutions" / "wrong" / ID / "tutorial_loop.py")
+    apps = iter([wrong, right])
+    begin(ID)
+    monkeypatch.setattr(notebook, "app_of", lambda *_: next(apps))
+    check(wrong)
+    said()
+    replay()
+    assert "It passed this time: what it asks comes and goes in your app." in said()
+
+
+def test_replay_of_an_answer_with_full_marks(said):
+    begin(ID)
+    check(app_of(EXERCISE.solution))
+    said()
+    replay()
+    assert "Every check passed" in said()
+    replay(EXERCISE.checks[0].name)
+    assert "passed" in said()

@@ -92,7 +92,7 @@ def test_a_surprise_is_told_and_not_published(
     before = proof.page({ID: {f"{ID}.ipynb": report()}})
     proof.PAGE.write_text(before, encoding="utf-8")
     observed = {f"{ID}.ipynb": report("one_sum")}
-    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, observed))
+    monkeypatch.setattr(proof, "observed", lambda ids: dict.fromkeys(ids, observed))
     assert proof.main(["01"]) == 1
     assert f"{ID}.ipynb: it has to have full marks; partial, caught by `one_sum`." in capsys.readouterr().err
     assert proof.PAGE.read_text(encoding="utf-8") == before
@@ -103,6 +103,6 @@ def test_one_exercise_is_renewed_and_the_others_stay(tmp_path: Path, monkeypatch
     before, now = ({f"{ID}.ipynb": report(*lost)} for lost in (["one_sum"], []))
     others = {exercise_ids()[2]: {"03.ipynb": report()}, exercise_ids()[1]: {"02.ipynb": report()}}
     proof.PAGE.write_text(proof.page({**others, ID: before}), encoding="utf-8")
-    monkeypatch.setattr(proof, "_observed", lambda ids: dict.fromkeys(ids, now))
+    monkeypatch.setattr(proof, "observed", lambda ids: dict.fromkeys(ids, now))
     assert proof.main(["1"]) == 0
     assert proof.PAGE.read_text(encoding="utf-8") == proof.page({**others, ID: now})
