@@ -121,17 +121,20 @@ def _judge(answer: str, id: str) -> Report:
 def _surprise(answer: str, report: Report) -> str:
     """What an answer did that it must not, or ""."""
     if answer.startswith("wrong/"):
-        fine, must = report.misconception == Path(answer).stem, "fail just the checks that it declares"
+        named = report.misconception or exercise(report.exercise).misconception_of(
+            report.failed
+        )  # one that froze has none
+        fine, must = named == Path(answer).stem, "fail just the checks that it declares"
     else:
         fine, must = report.solved, "have full marks"
     return "" if fine else f"{answer}: it has to {must}; {report.verdict}, caught by {_caught(report)}. {report.reason}"
 
 
 def observed(ids: Iterable[str]) -> dict[str, dict[str, Report]]:
-    """Judge all answers to these exercises as `labserver grade` does, two at a time for each core."""
+    """Judge all answers to these exercises as `labserver grade` does, one at a time for each core."""
     pairs = [(answer, id) for id in ids for answer in answers(id)]
     judged: dict[str, dict[str, Report]] = {id: {} for _, id in pairs}
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         futures = [pool.submit(_judge, *pair) for pair in pairs]
         try:
             for (answer, id), future in track(list(zip(pairs, futures, strict=True)), "judging"):

@@ -90,10 +90,11 @@ def _check(answer: Any) -> Report | None:
     return report
 
 
-def replay(check: str | None = None) -> None:
+def replay(answer: Any = None, *, check: str | None = None) -> None:
     """Run one check of the last run again, with the same payloads, and show what goes over the wire this time.
 
     Args:
+        answer: what to try it on, for instance the app that you have mended; None: what was checked then.
         check: its name; None: the first that failed.
     """
     session = _current()
@@ -104,14 +105,20 @@ def replay(check: str | None = None) -> None:
         return
     failed = [result.name for result in session.report.checks if not result.passed]
     names = [known.name for known in session.known.checks]
-    if check is not None and check not in names:
+    tried = session.answer if answer is None else answer
+    if problem := answer_problem(tried, session.known.object):
+        _show(view.note("Nothing to replay", [problem]))
+    elif check is not None and check not in names:
         _show(view.note(f"There is no check {check!r}", [f"Choose one of {', '.join(names)}."]))
     elif not failed and check is None:
-        _show(view.note("Nothing to replay", ["Every check passed. `replay(name)` runs one of them all the same."]))
+        told = "Every check passed. `replay(check=name)` runs one of them all the same."
+        _show(view.note("Nothing to replay", [told]))
     else:
         name = check or failed[0]
-        again, remarks = _checked(session.known, session.answer, seed=session.report.seed, only=name)
-        _show(view.replayed(again, session.known, name, as_before=name in failed, remarks=remarks))
+        again, remarks = _checked(session.known, tried, seed=session.report.seed, only=name)
+        if tried is session.answer and again.checks and again.solved == (name in failed):
+            remarks.append(view.comes_and_goes(again))
+        _show(view.replayed(again, session.known, name, remarks))
 
 
 def hint() -> None:

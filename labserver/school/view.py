@@ -77,13 +77,16 @@ def checked(report: Report, known: Exercise, remarks: Iterable[str] = ()) -> Htm
     return _html(body, lines)
 
 
-def replayed(report: Report, known: Exercise, name: str, *, as_before: bool, remarks: Iterable[str] = ()) -> Html:
-    """Show one check that ran again with the payloads of an earlier run, in which it failed or not (`as_before`)."""
+def comes_and_goes(report: Report) -> str:
+    """Say that a check ended otherwise than before, with the same payloads and the same app."""
+    came = "passed this time" if report.solved else "failed this time"
+    return f"It {came}: what it asks comes and goes in your app. Look for a race."
+
+
+def replayed(report: Report, known: Exercise, name: str, remarks: Iterable[str] = ()) -> Html:
+    """Show one check that ran again with the payloads of an earlier run."""
     head = f"{_name(known)}: `{name}` again, with the same payloads"
     said = [text for text in (report.reason, *remarks) if text]
-    if report.checks and report.solved == as_before:
-        came = "passed this time" if report.solved else "failed this time"
-        said.append(f"It {came}: what it asks comes and goes in your app. Look for a race.")
     body, lines = [_p("head", head), *(_p("", text) for text in said)], [head, *said]
     for check in report.checks:
         body += [_table([_row(check, first=True)]), _tape(check, "This time, on the wire:")]

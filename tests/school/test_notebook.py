@@ -216,7 +216,13 @@ def test_replay_runs_the_failed_check_again_with_its_payloads(said):
     assert f"seen: {first.seen}\nexpected: {first.expected}" in text
     assert text.count("failed") == 1
     assert notebook.last_report() is report
-    replay("no_such_check")
+    replay(app_of(EXERCISE.solution))
+    text = said()
+    assert "passed" in text
+    assert "comes and goes" not in text
+    replay(7)
+    assert "it has to be an app" in said()
+    replay(check="no_such_check")
     assert "There is no check 'no_such_check'" in said()
     assert servers() == []
 
@@ -238,5 +244,5 @@ def test_replay_of_an_answer_with_full_marks(said):
     said()
     replay()
     assert "Every check passed" in said()
-    replay(EXERCISE.checks[0].name)
+    replay(check=EXERCISE.checks[0].name)
     assert "passed" in said()
