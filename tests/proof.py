@@ -121,9 +121,9 @@ def _judge(answer: str, id: str) -> Report:
 def _surprise(answer: str, report: Report) -> str:
     """What an answer did that it must not, or ""."""
     if answer.startswith("wrong/"):
-        named = report.misconception or exercise(report.exercise).misconception_of(
-            report.failed
-        )  # one that froze has none
+        failed = frozenset(check.name for check in report.checks if not check.passed and not check.guard)
+        # one that froze its server has these failures, and no name: another fault may have the same
+        named = report.misconception or exercise(report.exercise).misconception_of(failed)
         fine, must = named == Path(answer).stem, "fail just the checks that it declares"
     else:
         fine, must = report.solved, "have full marks"
