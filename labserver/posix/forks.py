@@ -114,6 +114,15 @@ class ForkServer:
     ) -> None:
         self.stop()
 
+    def ready(self) -> None:
+        """Wait until everything is imported.
+
+        Raises:
+            OSError: if the server is gone.
+        """
+        with self._lock:
+            self._send({"kill": 0}, [])
+
     def supervise(self, program: Program, environment: Mapping[str, str]) -> Forked:
         """Run a program under a supervisor, whose output is one JSON object (see `Supervisor.run`).
 

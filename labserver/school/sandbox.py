@@ -29,7 +29,7 @@ from typing import TypeVar
 
 from labserver import posix
 from labserver.errors import LabError
-from labserver.posix import Ended, Forked, Limits, Program
+from labserver.posix import Ended, Forked, ForkServer, Limits, Program
 from labserver.school import preload
 
 __all__ = ["READABLE", "Limits", "Outcome", "Sandbox", "bare_environment"]
@@ -121,10 +121,12 @@ class Sandbox:
         self.limits = limits or Limits()
         self._owner = _ids(owner) if owner is not None else None
         self._readable = readable
+        preload.with_server(preload.answers, ForkServer.ready)  # from here on, our death ends what we begin
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         if self._owner:
             os.chown(self.folder, *self._owner)
         self._forked: Forked | None = None
+        self._aborted = False
         self._outcome: Outcome | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -158,6 +160,8 @@ class Sandbox:
         program = replace(program, owner=self._owner, readable=self._readable)
         environment = bare_environment(self.folder)
         self._forked = preload.with_server(preload.answers, lambda forks: forks.supervise(program, environment))
+        if self._aborted:  # before there was anything to end
+            self._forked.stop()
 
     def ended(self, timeout: float = 0.0) -> bool:
         """Whether the process has come to its end; waits up to `timeout` seconds for that."""
@@ -175,6 +179,7 @@ class Sandbox:
 
     def abort(self) -> None:
         """Have everything end soon; may be called from another thread."""
+        self._aborted = True
         if self._forked is not None:
             self._forked.stop()
 

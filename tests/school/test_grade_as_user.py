@@ -10,6 +10,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -94,11 +95,18 @@ def copy_python(target: Path) -> Path:
     return python
 
 
+def open_to_all() -> Path:
+    """The nearest folder above our temporary one that everybody can reach."""
+    for folder in Path(os.environ["TMPDIR"]).resolve().parents:
+        if all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.parents)):
+            return folder
+    raise AssertionError("even / is closed")
+
+
 @pytest.fixture(scope="module")
 def place(demand: Callable[[str, bool, str], None]) -> Iterator[Place]:
     demand("root", posix.is_root(), "only root may run an answer as another user.")
-    open_to_all = Path(os.environ["TMPDIR"]).parents[1]
-    root = Path(tempfile.mkdtemp(prefix="labserver-as-user-", dir=open_to_all))
+    root = Path(tempfile.mkdtemp(prefix="labserver-as-user-", dir=open_to_all()))
     try:
         python = copy_python(root / "python")
         for part in ("labserver", "solutions"):

@@ -1,5 +1,6 @@
 """Kept notebooks: a run leaves no noise behind, and each rule has a notebook that breaks it and nothing else."""
 
+import os
 import re
 import subprocess
 import sys
@@ -236,7 +237,8 @@ def strictly(folder: Path, *names: str) -> dict[str, bool]:
     """Run nbval's strict mode on notebooks of one cell; return which passed."""
     options = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60", "-p", "no:cacheprovider", "-rA"]
     tool = [sys.executable, "-m", "pytest", *options, "--color=no", "--rootdir", str(folder), *names]
-    done = subprocess.run(tool, cwd=folder, capture_output=True, text=True, timeout=100)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}  # where our conftest finds its plugins
+    done = subprocess.run(tool, cwd=folder, capture_output=True, text=True, timeout=100, env=environment)
     verdicts = re.findall(r"^(PASSED|FAILED) (?:\S*/)?(\w+\.ipynb)::", done.stdout, flags=re.M)
     return {name: verdict == "PASSED" for verdict, name in verdicts}
 
