@@ -31,13 +31,13 @@ from labserver.settings import get_settings
 
 __all__ = ["grade", "grade_all", "grade_folder"]
 
-_PER_CORE = 2  # answers at once for each core: half of an answer's time is waiting
+_PER_CORE = 3  # answers at once for each core: two thirds of an answer's time are waiting
 
 
 def grade(
     submissions: Annotated[Path, typer.Argument(help=f"Folder of submissions: {LAYOUTS}.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")],
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Answers at once.", show_default="2 a core")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Answers at once.", show_default="3 a core")] = None,
     seed: Annotated[int, typer.Option(help="The random payloads: the same for all students, and on each run.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on: judge what is new, keep the rest.")] = False,
     user: Annotated[str | None, typer.Option(help="Run answers as this user, who owns nothing; needs root.")] = None,
