@@ -1,7 +1,6 @@
 """A class with every kind of answer: each gets its verdict and its reason, no other is harmed, nothing is left."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -13,9 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import classroom as room
 import pytest
 import typer
 from rich.console import Console
@@ -30,17 +29,6 @@ from labserver.school.catalogue import exercise
 from labserver.school.submissions import Submission
 from labserver.settings import get_settings
 
-
-def _classroom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("classroom", Path(__file__).with_name("classroom.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-room = _classroom()
 MARK = f"grade-test-{os.getpid()}"
 OUTLIVE = f"""
 import subprocess, sys

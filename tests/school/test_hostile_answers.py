@@ -5,7 +5,6 @@ what is tested: Landlock where the kernel has it, `--user` where a test may be r
 """
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -14,9 +13,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import classroom as room
 import pytest
 
 from labserver import posix
@@ -24,17 +23,6 @@ from labserver.school.catalogue import CHECKS, ROOT, exercise
 from labserver.school.walls import look_through
 from labserver.settings import get_settings
 
-
-def _classroom() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("classroom", Path(__file__).with_name("classroom.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-room = _classroom()
 MARK = f"hostile-{os.getpid()}"
 CHECK_FILE = exercise(room.ID).check_file
 HIDDEN = ROOT / "solutions" / "hidden" / f"{room.ID}.py"

@@ -8,7 +8,7 @@ from typing import Any
 from labserver.school.catalogue import exercise
 
 ID = "01_websocket_basics"
-WRONG = Path(__file__).parents[2] / "solutions" / "wrong" / ID
+WRONG = Path(__file__).parents[1] / "solutions" / "wrong" / ID
 
 RIGHT = """
 import json
