@@ -23,7 +23,7 @@ from labserver.school.answer import cells_of, parse_answer
 from labserver.school.catalogue import ROOT, exercise
 from labserver.school.verdicts import Report
 
-ROOM = runpy.run_path(str(Path(__file__).with_name("classroom.py")))
+ROOM = runpy.run_path(str(Path(__file__).parents[1] / "classroom.py"))
 ID = ROOM["ID"]
 NAME = f"{ID}.ipynb"
 KERNEL = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
