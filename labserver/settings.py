@@ -2,7 +2,8 @@
 
 Values come from environment variables with the prefix `LABSERVER_`, else from the defaults below. Endpoints receive
 them through `Depends(get_settings)`, so that one server can be given others (`start(settings=...)`); no other module
-reads a setting from the environment. A limit that is no setting is a constant in the module that keeps it.
+reads a setting from the environment. The limits of the machinery stand in `labserver/realtime/limits.py`, which is
+copied without this module, and are settings as well. A limit that is no setting is a constant in the module that keeps it.
 """
 
 from functools import lru_cache
@@ -13,12 +14,13 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from labserver.errors import LabError
+from labserver.realtime.limits import Limits
 
 __all__ = ["Settings", "get_settings"]
 
 
-class Settings(BaseSettings):
-    """The lab's settings; immutable.
+class Settings(Limits, BaseSettings):
+    """The lab's settings, the limits of `labserver.realtime` among them; immutable.
 
     `Settings(sse_interval=0.1)` sets one by argument; each other comes from the environment, as ever, else its default.
     """
@@ -48,13 +50,8 @@ class Settings(BaseSettings):
     secret: SecretStr | None = Field(
         None, description="Signs tokens; 32 bytes or more (RFC 7518, 3.2). Unset, each server of the stage makes one."
     )
-    token_audience: str = Field("labserver", description="The `aud` claim of tokens, when none is named.")
     origins: tuple[str, ...] = Field(
         (), description='Origins of pages that may open a WebSocket beside the server\'s own: ["https://example.com"].'
-    )
-    token_ttl: float = Field(3600.0, gt=0, description="Seconds a token is valid: long enough for one lab session.")
-    ticket_ttl: float = Field(
-        10.0, gt=0, description="Seconds a ticket may be used in: a page connects at once, and a log is read later."
     )
     tickets_max: int = Field(
         10_000, gt=0, description="Number of tickets that wait to be used, 3 MB of them; one more drops the oldest."
@@ -67,11 +64,6 @@ class Settings(BaseSettings):
         gt=0,
         description="Number of prompts that wait for their streams, 32 MB at most; one more drops the oldest.",
     )
-    first_message_timeout: float = Field(
-        5.0,
-        gt=0,
-        description="Seconds until a token has to come as the first message: a slow network needs one or two.",
-    )
     home: Path = Field(
         Path.home() / ".labserver",
         description="Folder for progress, verdicts that a room has not got yet, and rooms.",
@@ -82,9 +74,6 @@ class Settings(BaseSettings):
     name: str = Field("", description="Who that room's board says you are. Unset, your login name.")
     require: str = Field("", description='"all" makes a missing real part a failure of the tests and not a skip.')
 
-    message_max_bytes: int = Field(
-        1 << 20, gt=0, description="Largest WebSocket message, bytes: uvicorn's 16 MiB let one client hold 16 MiB each."
-    )
     start_timeout: float = Field(10.0, gt=0, description="Seconds a server may take to start before it is given up.")
     stop_timeout: float = Field(5.0, gt=0, description="Seconds a server may take to stop before it is abandoned.")
     log_records: int = Field(
@@ -123,9 +112,6 @@ class Settings(BaseSettings):
     outbox_messages: int = Field(
         64, gt=0, description="Messages that may wait for one client of a room: a hiccup's worth. One more: sent away."
     )
-    goodbye_timeout: float = Field(
-        1.0, gt=0, description="Seconds to wait for a client that should be told why it is sent away: it may not read."
-    )
     pump_lines: int = Field(
         16, gt=0, description="Number of lines that wait between source and client: 1 MiB of the largest, per stream."
     )
@@ -135,22 +121,11 @@ class Settings(BaseSettings):
     database_pool_timeout: float = Field(
         30.0, gt=0, description="Seconds a request waits for a connection of the pool: SQLAlchemy's own default."
     )
-    ws_heartbeat: float = Field(
-        20.0, gt=0, description="Seconds between two pings: nginx and AWS hang up after 60 of silence, Cloudflare 100."
-    )
     ws_silence: float = Field(
         50.0, gt=0, description="Seconds without a message after which a client counts as gone: two pings and a half."
     )
     sse_interval: float = Field(
         0.05, ge=0, description="Seconds between events of the demonstration feed: slow enough to be seen one by one."
-    )
-    sse_keepalive: float = Field(
-        15.0,
-        gt=0,
-        description="Seconds of silence before a comment is sent: proxies cut at 60, browsers notice nothing.",
-    )
-    sse_retry: float = Field(
-        3.0, ge=0, description="Seconds a browser waits before it reconnects: its own default, said aloud."
     )
     sse_log_events: int = Field(
         1000, gt=0, description="Number of events kept for those who come back: minutes of a lively feed, and 100 kB."
@@ -162,11 +137,6 @@ class Settings(BaseSettings):
         None,
         pattern="^[0-9a-z]{1,16}$",
         description="Names the log's life in each SSE id. Unset, each start draws one; notebooks set it.",
-    )
-    drain_seconds: float = Field(
-        5.0,
-        ge=0,
-        description="Seconds over which a server that ends tells its streams, so that they don't leave as one.",
     )
     feed_log_records: int = Field(
         1000, gt=0, description="Number of quotes kept for who comes back or reads slowly: minutes of a feed, 200 kB."

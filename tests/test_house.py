@@ -23,12 +23,12 @@ PAPERS = ["README.md", "CONTRIBUTING.md", "INSTRUCTORS.md"]
 
 BASE = {"", "settings", "errors", "posix"}  # what every room may know; "" is the package itself
 MAY_IMPORT = {  # room -> the rooms it may know beside itself
-    "settings": {"errors"},
+    "settings": {"errors", "realtime"},  # the limits alone, see below
     "errors": set(),
     "posix": {"errors"},
     "patterns": {"settings"},
     "broken": {"settings", "patterns"},  # of the patterns what they share, see below
-    "realtime": BASE,
+    "realtime": set(),  # it is copied without the rest
     "service": BASE | {"realtime"},
     "stage": BASE | {"patterns", "broken", "realtime", "service"},
     "school": BASE | {"patterns", "broken", "realtime", "service", "stage"},
@@ -83,6 +83,11 @@ def texts() -> Iterator[tuple[str, str]]:
 def test_a_twin_is_complete_in_itself_but_for_what_patterns_share(path: Path) -> None:
     shared = {f"labserver.patterns.{name}" for name in HELPERS}
     assert {name for name in imported(path) if name.startswith("labserver.patterns")} <= shared
+
+
+def test_settings_know_of_realtime_its_limits_alone() -> None:
+    known = {name for name in imported(PACKAGE / "settings.py") if name.startswith("labserver.realtime")}
+    assert known == {"labserver.realtime.limits"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
