@@ -2,8 +2,8 @@
 
 Values come from environment variables with the prefix `LABSERVER_`, else from the defaults below. Endpoints receive
 them through `Depends(get_settings)`, so that one server can be given others (`start(settings=...)`); no other module
-reads a setting from the environment. The limits of the machinery stand in `labserver/realtime/limits.py`, which is
-copied without this module, and are settings as well. A limit that is no setting is a constant in the module that keeps it.
+reads a setting from the environment. The limits of the machinery, settings as well, stand in `realtime/limits.py`,
+which is copied without this module. A limit that is no setting is a constant in the module that keeps it.
 """
 
 from functools import lru_cache

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CODES", "Code", "may_reconnect"]
+__all__ = ["CODES", "Code", "Refused", "may_reconnect", "said"]
 
 REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two of them the code
 
@@ -23,6 +23,19 @@ class Code:
     number: int
     reason: str
     reconnect: bool
+
+
+class Refused(Exception):
+    """Somebody is sent away, or something is not done for them.
+
+    Attributes:
+        code: a number of `CODES`.
+        reason: what a person reads; it never repeats a credential.
+    """
+
+    def __init__(self, code: int, reason: str | None = None) -> None:
+        self.code, self.reason = code, reason or CODES[code].reason
+        super().__init__(self.reason)
 
 
 def said(reason: str) -> str:

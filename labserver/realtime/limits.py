@@ -1,6 +1,6 @@
 """Every limit of the machinery, each once: its name, its unit, and why it has this value.
 
-`Limits` are plain values; who keeps a limit is the module that it concerns. `Rate` is the one measure that needs a clock.
+`Limits` are plain values; the module that a limit concerns keeps it. `Rate` is the one measure that needs a clock.
 """
 
 from time import monotonic

@@ -6,14 +6,29 @@ A message is encoded once and not once per receiver. Nothing here knows of conne
 import json
 import re
 import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from struct import pack
 from typing import Any
 
 import orjson
 
-__all__ = ["Message", "Position", "as_event", "as_text", "check_event", "chunk", "comment", "control", "deflated"]
-__all__ += ["dumps", "frame", "json_text", "json_value", "line", "opening", "position", "sse"]
+__all__ = [
+    "Burst",
+    "Forms",
+    "Kind",
+    "Message",
+    "Position",
+    "as_event",
+    "as_text",
+    "check_event",
+    "chunk",
+    "comment",
+    "compact",
+    "control",
+    "deflated",
+]
+__all__ += ["dumps", "forms", "frame", "framed", "json_text", "json_value", "line", "opening", "position", "sse"]
 
 DEFAULT_EVENT = "message"  # what an EventSource calls an event without a name (WHATWG HTML, 9.2.6)
 RESERVED = frozenset({"start", "resume", "gap", "drain", "done", "error", "open"})  # said by the server alone
@@ -24,6 +39,15 @@ TEXT, BINARY = 0x81, 0x82  # FIN and the opcode
 COMPRESSED = 0x40  # RSV1 (RFC 7692, 6)
 
 Position = tuple[str, tuple[int, ...]]
+
+Kind = str | int
+"""How messages are framed: "ws", a window's bits for a deflated one, "sse"; "text" and "event" under any server."""
+
+Burst = bytes | list[str]
+"""What is written at a time: bytes, or for "text" the texts of as many frames."""
+
+Forms = tuple[str, bytes]
+"""What is said, as a WebSocket's text and as an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +102,11 @@ def json_text(body: str | bytes) -> str:
     text = body if isinstance(body, str) else body.decode()
     if BREAK.search(text) is None:
         return text.strip()
+    return compact(value)
+
+
+def compact(value: Any) -> str:
+    """Return what `json_value` returned as compact JSON text, whole numbers of any size included."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -171,6 +200,8 @@ def comment(text: str = "") -> bytes:
 
 def as_event(message: Message) -> bytes:
     """Return a message as an event."""
+    if message.event == DEFAULT_EVENT and BREAK.search(message.data) is None:
+        return f"id: {message.id}\ndata: {message.data}\n\n".encode()
     return sse(message.data, event=message.event, id=message.id)
 
 
@@ -194,3 +225,31 @@ def line(value: Any) -> bytes:
         ValueError: as for `dumps`.
     """
     return dumps(value).encode() + b"\n"
+
+
+# ---- what a connection is given
+
+
+def forms(message: Message) -> Forms:
+    """Return both forms of a message."""
+    return as_text(message), as_event(message)
+
+
+def framed(kind: Kind, said: Iterable[Forms]) -> Burst:
+    """Return what is said as the bytes (or, for "text", the texts) that a connection of this kind is given."""
+    if kind == "text":
+        return [text for text, _ in said]
+    return b"".join(_encoder(kind)(forms) for forms in said)
+
+
+def _encoder(kind: Kind) -> Callable[[Forms], bytes]:
+    if isinstance(kind, int):
+        return lambda forms: deflated(forms[0].encode(), kind)
+    return _ENCODERS[kind]
+
+
+_ENCODERS: dict[Kind, Callable[[Forms], bytes]] = {
+    "ws": lambda forms: frame(forms[0].encode()),
+    "sse": lambda forms: chunk(forms[1]),
+    "event": lambda forms: forms[1],
+}

@@ -49,11 +49,13 @@ class Engine(Protocol):
         name: as in `--engine name`.
         resumable: whether a 2xx for a publish means that every resuming subscriber gets the message.
         ready: whether it can publish and deliver now; `/readyz` follows it.
+        lag: seconds between the storing of a message and its delivery to the hub, as last seen.
     """
 
     name: str
     resumable: bool
     ready: bool
+    lag: float
 
     async def start(self, sink: Sink) -> None:
         """Begin to hand messages to `sink`, from one task that outlives every fault but `stop`."""
@@ -85,7 +87,7 @@ class Engine(Protocol):
         """
 
     async def join(self, channel: str, member: str, user: str) -> None:
-        """Show `member` (a connection) of `user` as present; repeated within `presence_ttl`, or it fades."""
+        """Show `member` (a connection) of `user` as present, until it leaves or its process is dead for a while."""
 
     async def leave(self, channel: str, member: str) -> None:
         """Show `member` no longer."""

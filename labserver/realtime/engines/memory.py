@@ -34,6 +34,7 @@ class MemoryEngine:
     name = "memory"
     resumable = True
     ready = True
+    lag = 0.0
 
     def __init__(self, limits: Limits | None = None, *, epoch: str | None = None, channels_max: int = 10_000) -> None:
         """Make an empty one.

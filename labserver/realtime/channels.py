@@ -1,0 +1,242 @@
+"""Where to begin: `Channels` owns an engine, the hub and the drain, and lets readers in so that they miss nothing.
+
+    channels = Channels(MemoryEngine())
+    app = FastAPI(lifespan=channels.lifespan)
+
+A subscriber's history is asked up to exactly what the hub was handed; what is delivered meanwhile is held, and goes out
+behind it in the turn of the loop in which the connection enters the hub.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .connection import Connection
+from .drain import Drain
+from .engines.base import Engine, since
+from .engines.memory import MemoryEngine
+from .hub import JOIN_BYTES, Hub
+from .limits import Limits
+from .message import DEFAULT_EVENT, Forms, Message, check_event, control, dumps, forms, opening, position
+
+__all__ = ["Channels", "Counts", "Subscription", "TooMany"]
+
+PAGE = 100  # messages of history asked for at a time: a page is held in memory for each reader who comes back
+KEY_MAX = 128  # characters of an idempotency key; kept as long as its message
+
+
+class TooMany(Exception):
+    """A user has as many connections as one may have."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened so far, in numbers of messages, readers or connections."""
+
+    published: int = 0
+    replayed: int = 0
+    resumed: int = 0
+    gaps: int = 0
+    cut: int = 0
+    dropped: int = 0
+    drained: int = 0
+
+
+class Channels:
+    """Publish and subscribe for one process.
+
+    Attributes:
+        engine: where messages are kept.
+        hub: who is connected here.
+        limits: all limits.
+        drain: says goodbye to everyone; `await channels.drain.run()`.
+        counts: what happened so far; `metrics` shows them.
+        open: the connections that are subscribed.
+    """
+
+    def __init__(self, engine: Engine | None = None, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.engine: Engine = engine or MemoryEngine(self.limits)
+        self.hub = Hub(self.limits)
+        self.counts = Counts()
+        self.open: set[Connection] = set()
+        self.drain = Drain(self.open, self.limits, self.counts)
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any = None) -> AsyncIterator[dict[str, Any]]:
+        """Run while an app runs: `FastAPI(lifespan=channels.lifespan)`, or entered in a lifespan of your own."""
+        await self.engine.start(self.hub)
+        try:
+            with self.drain.on_signals():
+                yield {"drain": self.drain.run}
+        finally:
+            await self.engine.stop()
+
+    async def publish(self, channel: str, data: Any, event: str = DEFAULT_EVENT, key: str | None = None) -> str:
+        """Publish a value; return its id once it is stored (where the engine is resumable).
+
+        Raises:
+            ValueError: `data` can't be written as JSON, or `event` or `key` is not one.
+            EngineDown: it may not be stored: publish again, with the same `key`.
+        """
+        return await self.publish_json(channel, dumps(data), event, key)
+
+    async def publish_json(self, channel: str, data: str, event: str = DEFAULT_EVENT, key: str | None = None) -> str:
+        """Publish JSON text, as `message.json_text` returns it; otherwise as `publish`."""
+        if key is not None and not 0 < len(key) <= KEY_MAX:
+            raise ValueError(f"an idempotency key has 1 to {KEY_MAX} characters")
+        id = await self.engine.publish(channel, check_event(event), data, key)
+        self.counts.published += 1
+        return id
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str, user: str | None = None) -> AsyncIterator["Subscription"]:
+        """Take a place on a channel, before anything is written: `await subscription.enter(connection, after)`.
+
+        Args:
+            channel: its name.
+            user: who is shown as present, and whose connections are counted; None for nobody.
+
+        Raises:
+            TooMany: `user` has `connections_per_user` here.
+            EngineDown: the engine can't be asked now.
+        """
+        with self._counted(user):
+            await self.engine.attach(channel)
+            try:
+                async with self._present(channel, user):
+                    subscription = Subscription(self, channel)
+                    try:
+                        yield subscription
+                    finally:
+                        subscription.leave()
+            finally:
+                self.engine.detach(channel)
+
+    @asynccontextmanager
+    async def _present(self, channel: str, user: str | None) -> AsyncIterator[None]:
+        if user is None:
+            yield
+            return
+        member = secrets.token_hex(8)
+        await self.engine.join(channel, member, user)
+        try:
+            yield
+        finally:
+            await self.engine.leave(channel, member)
+
+    def _counted(self, user: str | None) -> "_Seat":
+        if user is not None and self._users[user] >= self.limits.connections_per_user:
+            raise TooMany(f"{user} has {self.limits.connections_per_user} connections: close one of them first")
+        return _Seat(self._users, user)
+
+
+class _Seat:
+    """One of a user's connections, while inside."""
+
+    __slots__ = ("_user", "_users")
+
+    def __init__(self, users: Counter[str], user: str | None) -> None:
+        self._users, self._user = users, user
+
+    def __enter__(self) -> None:
+        if self._user is not None:
+            self._users[self._user] += 1
+
+    def __exit__(self, *error: object) -> None:
+        if self._user is not None:
+            self._users[self._user] -= 1
+            if not self._users[self._user]:
+                del self._users[self._user]
+
+
+class Subscription:
+    """A place on a channel for one connection, from `Channels.subscribe`."""
+
+    __slots__ = ("_channels", "_connection", "channel")
+
+    def __init__(self, channels: Channels, channel: str) -> None:
+        self._channels, self.channel = channels, channel
+        self._connection: Connection | None = None
+
+    async def enter(self, connection: Connection, after: str | None = None) -> None:
+        """Write how the stream begins, replay what came after the cursor `after`, and let the connection in.
+
+        Nothing between `after` and the first live message is lost, doubled or swapped; what is no longer kept is told
+        as a `gap`. Waits for a slow reader during the replay, and not afterwards.
+
+        Raises:
+            ValueError: `after` is not the form of a cursor.
+            EngineDown: history can't be asked now.
+        """
+        self._connection = connection
+        hub, held = self._channels.hub, self._channels.hub.hold(self.channel)
+        try:
+            cursor = await self._begin(connection, after)
+            while held.overflowed:
+                hub.release(self.channel, held)
+                held = hub.hold(self.channel)
+                cursor = await self._replay(connection, cursor)
+            connection.tell(*(forms(each) for each in held.messages if since(cursor, each.id)))
+            hub.enter(connection, self.channel)
+            self._channels.open.add(connection)
+            self._channels.drain.greet(connection)
+        finally:
+            hub.release(self.channel, held)
+
+    def leave(self) -> None:
+        """Get nothing more."""
+        if self._connection is not None:
+            self._channels.hub.leave(self._connection, self.channel)
+            self._channels.counts.dropped += self._connection.dropped
+            self._channels.counts.cut += self._connection.too_slow
+            self._channels.open.discard(self._connection)
+            self._channels.drain.look()
+
+    async def _begin(self, connection: Connection, after: str | None) -> str:
+        if after is None:
+            cursor = self._channels.engine.position(self.channel)
+            connection.tell(self._opened("start", cursor))
+            return cursor
+        position(after)
+        self._channels.counts.resumed += 1
+        return await self._replay(connection, after, opened=False)
+
+    async def _replay(self, connection: Connection, cursor: str, *, opened: bool = True) -> str:
+        """Write what is kept after `cursor` and was handed to the hub by now; return where that ends."""
+        engine = self._channels.engine
+        until = engine.position(self.channel)
+        while not opened or cursor != until:
+            page = await engine.history(self.channel, cursor, until, PAGE)
+            if page.gap or not opened:
+                connection.tell(self._opened("gap" if page.gap else "resume", page.start))
+                self._channels.counts.gaps += page.gap
+            for burst in _bursts(page.messages):
+                connection.tell(*burst)
+                await connection.drained()
+            self._channels.counts.replayed += len(page.messages)
+            if opened and page.cursor == cursor:
+                break
+            opened, cursor = True, page.cursor
+        return cursor
+
+    def _opened(self, kind: str, cursor: str) -> Forms:
+        return control(kind, id=cursor), opening(kind, cursor, self._channels.limits.sse_retry)
+
+
+def _bursts(messages: Iterable[Message]) -> Iterable[list[Forms]]:
+    """Yield messages in pieces of about `JOIN_BYTES`."""
+    burst: list[Forms] = []
+    size = 0
+    for message in messages:
+        burst.append(forms(message))
+        size += len(message.data)
+        if size > JOIN_BYTES:
+            yield burst
+            burst, size = [], 0
+    if burst:
+        yield burst

@@ -1,0 +1,238 @@
+"""Connections straight on the transport, as subclasses of uvicorn's two protocols; `Config(**protocols(limits))`.
+
+A protocol offers itself to the app as an extension of its scope. Server frames are not masked, so a message is the same
+bytes for every WebSocket, and the same chunk for every event stream: the hub hands them to `transport.write`, and
+`pause_writing`, `resume_writing` and `connection_lost` keep the connection's place. Ordinary sends share the transport,
+so order holds. What this rests on inside uvicorn is listed in tests/realtime/test_uvicorn_contract.py.
+
+Also here, for every response and socket of the server: a reader who does not read for `write_deadline` is cut off, and
+a close never waits for one.
+"""
+
+import asyncio
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+
+from .codes import CODES, RESTART, said
+from .connection import Connection, Goodbye
+from .limits import Limits
+from .message import Kind
+
+__all__ = ["EXTENSION", "DirectHttp", "DirectWebSocket", "direct", "protocols"]
+
+EXTENSION = "realtime.direct"
+WINDOW_BITS = 12  # of a deflated socket: 4 KiB, more than a message needs that shares nothing with the one before
+
+
+def direct(scope: Any) -> "Direct | None":
+    """Return the connection that a request's server offers, if it offers one."""
+    return cast("Direct | None", scope.get("extensions", {}).get(EXTENSION))
+
+
+def protocols(limits: Limits | None = None) -> dict[str, Any]:
+    """Return the options of `uvicorn.Config` that serve by direct connections under these limits."""
+    chosen = limits or Limits()
+    return {
+        "http": type("DirectHttp", (DirectHttp,), {"limits": chosen}),
+        "ws": type("DirectWebSocket", (DirectWebSocket,), {"limits": chosen}),
+        "ws_max_size": chosen.message_max_bytes,
+        "ws_per_message_deflate": False,
+        "ws_ping_interval": chosen.ws_heartbeat,
+        "ws_ping_timeout": chosen.ws_heartbeat,
+    }
+
+
+class Direct(Connection):
+    """What both protocols share: the place in the hub follows the transport."""
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    deadline: asyncio.TimerHandle | None = None
+
+    def write(self, burst: bytes) -> None:
+        self.transport.write(burst)
+
+    def cut(self) -> None:
+        self.leave()
+        self.transport.abort()  # close() would wait for a buffer that never drains
+
+    def enter(self, fan: Any) -> None:
+        if not self.transport.is_closing():
+            super().enter(fan)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()  # type: ignore[misc]
+        self.place(True)
+        self.give_up_in(self.limits.write_deadline)
+
+    def resume_writing(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+        self.place(False)
+        for burst in self.waiting():
+            self.transport.write(cast(bytes, burst))  # may pause again
+        if not self.behind:
+            super().resume_writing()  # type: ignore[misc]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.leave()
+        self.outbox = None
+        if self.deadline is not None:
+            self.deadline.cancel()
+        if getattr(self, "scope", None) is not None:
+            self.scope.get("extensions", {}).pop(EXTENSION, None)  # type: ignore[attr-defined]  # a reference cycle
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def give_up_in(self, seconds: float) -> None:
+        """Cut off the reader, unless it reads on or is gone before."""
+        if self.deadline is None:
+            self.deadline = self.loop.call_later(seconds, self.give_up)
+
+    def bury(self) -> None:
+        """See to it that a transport that is closing ends also for a reader who takes nothing."""
+        if self.transport.is_closing():
+            self.leave()
+            if self.transport.get_write_buffer_size():
+                self.give_up_in(self.limits.goodbye_timeout)
+
+
+class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket that the hub can write to."""
+
+    kind: Kind = "ws"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.config.ws_per_message_deflate:  # uvicorn's own keeps a window per socket: three times the CPU
+            shared = ServerPerMessageDeflateFactory(
+                server_no_context_takeover=True, client_no_context_takeover=True, server_max_window_bits=WINDOW_BITS
+            )
+            self.conn.available_extensions = [shared]
+
+    def handle_connect(self, event: Any) -> None:
+        super().handle_connect(event)  # makes the scope; the app's task has not run yet
+        if hasattr(self, "scope"):
+            self.kind = _kind(self.conn.extensions)
+            cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = self
+
+    async def send(self, message: Any) -> None:
+        self.flush()
+        if message["type"] == "websocket.close":
+            self.leave()  # no data frame may follow a close frame
+        await super().send(message)
+        self._bound_close()
+        self.bury()
+
+    def close(self, goodbye: Goodbye) -> None:
+        self.flush()
+        self.leave()
+        if self.behind or self.transport.is_closing():
+            self.cut()  # a close frame would not arrive
+        elif not self.close_sent:
+            self._say_close(goodbye[0], said(goodbye[1]))
+
+    async def drained(self) -> None:
+        await self.writable.wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.bury()  # the peer closed, or broke the protocol
+
+    def keepalive_timeout(self) -> None:
+        self.leave()
+        super().keepalive_timeout()
+        self.bury()
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        super().on_task_complete(task)
+        self.bury()
+
+    def shutdown(self) -> None:
+        self.flush()
+        self.leave()
+        super().shutdown()
+        self.bury()
+
+    def _say_close(self, code: int, reason: str) -> None:
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()  # for the peer's answer
+        self.close_timer = self.loop.call_later(self.limits.goodbye_timeout, self.transport.abort)
+
+    def _bound_close(self) -> None:
+        """Abort where uvicorn would close, if the peer does not answer the close frame."""
+        if self.close_timer is not None and self.close_timer.when() - self.loop.time() > self.limits.goodbye_timeout:
+            self.close_timer.cancel()
+            self.close_timer = self.loop.call_later(self.limits.goodbye_timeout, self.transport.abort)
+
+
+def _kind(extensions: Any) -> Kind:
+    return next((each.local_max_window_bits for each in extensions if isinstance(each, PerMessageDeflate)), "ws")
+
+
+class DirectHttp(Direct, HttpToolsProtocol):
+    """uvicorn's HTTP/1 whose chunked responses the hub can write to."""
+
+    kind: Kind = "sse"
+    ended: "asyncio.Future[Goodbye | None] | None" = None
+    draining = False
+
+    def on_headers_complete(self) -> None:
+        self.ended = None
+        cast(dict[str, Any], self.scope.setdefault("extensions", {}))[EXTENSION] = self
+        super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        cast(dict[str, Any], self.scope["extensions"]).clear()  # with the parser, the cycles that keep this one alive
+        self.parser = None  # type: ignore[assignment]
+
+    def streaming(self) -> bool:
+        """Return whether the head of a chunked response is on its way: a middleware may hold it back."""
+        cycle = self.cycle
+        on_its_way = cycle.response_started and cycle.chunked_encoding is True
+        return on_its_way and not cycle.response_complete and not cycle.disconnected
+
+    def until_end(self) -> "asyncio.Future[Goodbye | None]":
+        """Return what the stream ends with: a goodbye to be said, or None when the reader is gone."""
+        self.ended = self.loop.create_future()
+        if self.transport.is_closing():
+            self._end(None)
+        elif self.draining:
+            self._end((RESTART, CODES[RESTART].reason, 0.0))
+        return self.ended
+
+    def close(self, goodbye: Goodbye) -> None:
+        self.flush()
+        self.leave()
+        self._end(goodbye)
+
+    async def drained(self) -> None:
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._end(None)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.bury()
+
+    def shutdown(self) -> None:
+        self.draining = True
+        super().shutdown()
+        self.close((RESTART, CODES[RESTART].reason, 0.0))
+        self.bury()
+
+    def _end(self, goodbye: Goodbye | None) -> None:
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(goodbye)
