@@ -6,24 +6,35 @@ writes what waits. Nothing here knows of channels, engines or users.
 """
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from .codes import RESTART
 from .limits import Limits
 from .message import Burst, Forms, Kind, control, framed, opening
 
 if TYPE_CHECKING:
     from .hub import Fan
 
-__all__ = ["Connection", "Goodbye", "Outbox", "Plain", "Slow"]
+__all__ = ["Connection", "Goodbye", "Outbox", "Plain", "Slow", "restart"]
 
 Slow = Literal["close", "drop_oldest"]
 """What happens to who reads too slowly: sent away, to resume later; or messages are dropped, and a `gap` says so."""
 
 Goodbye = tuple[int, str, float]
 """A close code, its reason, and the seconds after which the client should come back."""
+
+
+def restart(limits: Limits) -> Goodbye:
+    """Return the goodbye of a server that ends: each reader comes back at a time of its own, so that none comes as one.
+
+    That is between once and twice `sse_retry` from now.
+    """
+    retry = limits.sse_retry * random.uniform(1, 2)
+    return RESTART, f"retry={retry * 1000:.0f}", retry
 
 
 class Outbox:
@@ -45,7 +56,8 @@ class Outbox:
         """Drop the oldest bursts until `limit` bytes are left; return how many bursts went."""
         dropped = 0
         while self.size > limit and self.bursts:
-            _, size, self.lost = self.bursts.popleft()
+            _, size, cursor = self.bursts.popleft()
+            self.lost = cursor or self.lost  # an answer has none: it must not hide the messages before it
             self.size -= size
             dropped += 1
         return dropped
@@ -206,6 +218,7 @@ class Plain(Connection):
         self.leave()
         self._goodbye = self._goodbye or goodbye
         self._changed.set()
+        asyncio.get_running_loop().call_later(self.limits.goodbye_timeout, self.cut)
 
     async def drained(self) -> None:
         await self._empty.wait()

@@ -16,10 +16,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 
-from .codes import CODES, RESTART, said
-from .connection import Connection, Goodbye
+from .codes import said
+from .connection import Connection, Goodbye, restart
 from .limits import Limits
-from .message import Kind
+from .message import Forms, Kind
 
 __all__ = ["EXTENSION", "DirectHttp", "DirectWebSocket", "direct", "protocols"]
 
@@ -50,6 +50,7 @@ class Direct(Connection):
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
+    connections: set[Any]
     deadline: asyncio.TimerHandle | None = None
 
     def write(self, burst: bytes) -> None:
@@ -77,6 +78,7 @@ class Direct(Connection):
             self.transport.write(cast(bytes, burst))  # may pause again
         if not self.behind:
             super().resume_writing()  # type: ignore[misc]
+        self.bury()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.leave()
@@ -88,16 +90,17 @@ class Direct(Connection):
         super().connection_lost(exc)  # type: ignore[misc]
 
     def give_up_in(self, seconds: float) -> None:
-        """Cut off the reader, unless it reads on or is gone before."""
-        if self.deadline is None:
-            self.deadline = self.loop.call_later(seconds, self.give_up)
+        """Cut off the reader, unless it reads on or is gone before; of two such limits the earlier one counts."""
+        if self.deadline is not None:
+            seconds = min(seconds, self.deadline.when() - self.loop.time())
+            self.deadline.cancel()
+        self.deadline = self.loop.call_later(seconds, self.give_up)
 
     def bury(self) -> None:
         """See to it that a transport that is closing ends also for a reader who takes nothing."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() and self in self.connections:
             self.leave()
-            if self.transport.get_write_buffer_size():
-                self.give_up_in(self.limits.goodbye_timeout)
+            self.give_up_in(self.limits.goodbye_timeout)
 
 
 class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
@@ -119,10 +122,18 @@ class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
             self.kind = _kind(self.conn.extensions)
             cast(dict[str, Any], self.scope["extensions"])[EXTENSION] = self
 
+    def enter(self, fan: Any) -> None:
+        if not self.close_sent:
+            super().enter(fan)
+
+    def tell(self, *said: Forms) -> None:
+        if not (self.close_sent or self.transport.is_closing()):  # no data frame may follow a close frame
+            super().tell(*said)
+
     async def send(self, message: Any) -> None:
         self.flush()
         if message["type"] == "websocket.close":
-            self.leave()  # no data frame may follow a close frame
+            self.leave()
         await super().send(message)
         self._bound_close()
         self.bury()
@@ -151,9 +162,13 @@ class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
         super().on_task_complete(task)
         self.bury()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.conn.parser.close()  # a generator that holds `conn`, which holds it
+
     def shutdown(self) -> None:
-        self.flush()
-        self.leave()
+        if self.fans:
+            self.close(restart(self.limits))
         super().shutdown()
         self.bury()
 
@@ -183,12 +198,16 @@ class DirectHttp(Direct, HttpToolsProtocol):
 
     kind: Kind = "sse"
     ended: "asyncio.Future[Goodbye | None] | None" = None
+    served: Any = None  # the request that is answered; `cycle` is the newest, which may wait behind it
     draining = False
 
     def on_headers_complete(self) -> None:
-        self.ended = None
         cast(dict[str, Any], self.scope.setdefault("extensions", {}))[EXTENSION] = self
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.served = cycle
+        super()._start_asgi_task(cycle, app)
 
     def handle_websocket_upgrade(self) -> None:
         super().handle_websocket_upgrade()
@@ -197,7 +216,7 @@ class DirectHttp(Direct, HttpToolsProtocol):
 
     def streaming(self) -> bool:
         """Return whether the head of a chunked response is on its way: a middleware may hold it back."""
-        cycle = self.cycle
+        cycle = self.served
         on_its_way = cycle.response_started and cycle.chunked_encoding is True
         return on_its_way and not cycle.response_complete and not cycle.disconnected
 
@@ -207,12 +226,14 @@ class DirectHttp(Direct, HttpToolsProtocol):
         if self.transport.is_closing():
             self._end(None)
         elif self.draining:
-            self._end((RESTART, CODES[RESTART].reason, 0.0))
+            self._end(restart(self.limits))
         return self.ended
 
     def close(self, goodbye: Goodbye) -> None:
         self.flush()
         self.leave()
+        if self.behind:
+            self.give_up_in(self.limits.goodbye_timeout)
         self._end(goodbye)
 
     async def drained(self) -> None:
@@ -220,8 +241,16 @@ class DirectHttp(Direct, HttpToolsProtocol):
             await self.flow.drain()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.pipeline.clear()
+        self.cycle = self.served  # uvicorn tells the newest request alone that the client has left
+        if self.served is not None:
+            self.served.scope["extensions"].pop(EXTENSION, None)
         super().connection_lost(exc)
         self._end(None)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.bury()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -230,7 +259,7 @@ class DirectHttp(Direct, HttpToolsProtocol):
     def shutdown(self) -> None:
         self.draining = True
         super().shutdown()
-        self.close((RESTART, CODES[RESTART].reason, 0.0))
+        self.close(restart(self.limits))
         self.bury()
 
     def _end(self, goodbye: Goodbye | None) -> None:

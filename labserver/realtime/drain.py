@@ -13,8 +13,7 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-from .codes import RESTART
-from .connection import Connection
+from .connection import Connection, restart
 from .limits import Limits
 
 __all__ = ["Drain"]
@@ -66,13 +65,16 @@ class Drain:
 
     def _goodbye(self, connection: Connection) -> None:
         if connection in self._connections:
-            retry = self._limits.sse_retry * random.uniform(1, 2)
-            connection.close((RESTART, f"retry={retry * 1000:.0f}", retry))
+            connection.close(restart(self._limits))
             self._counts.drained += 1
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """While inside, drain before the handlers that uvicorn installed are called. Does nothing in other threads."""
+        """While inside, drain before the handlers that uvicorn installed are called; in the main thread alone.
+
+        A drain before, of a server that has ended, is forgotten.
+        """
+        self.begun, self._empty = False, asyncio.Event()
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -81,6 +83,7 @@ class Drain:
 
         def take(number: int, frame: FrameType | None) -> None:
             if self.begun:
+                passed.append(number)
                 _call(before[number], number, frame)
             else:
                 self.begun = True
@@ -89,9 +92,10 @@ class Drain:
         def begin(number: int) -> None:
             task = loop.create_task(self.run())
             tasks.add(task)
-            task.add_done_callback(lambda _: _call(before[number], number, None))
+            task.add_done_callback(lambda _: None if passed else _call(before[number], number, None))
 
         tasks: set[asyncio.Task[None]] = set()
+        passed: list[int] = []  # twice would be a third one to uvicorn, which then skips the lifespan's shutdown
         ours = [number for number, handler in before.items() if callable(handler)]
         for number in ours:
             signal.signal(number, take)

@@ -102,7 +102,6 @@ class Client:
         self._channels, self._channel, self._connection = channels, channel, connection
         self._expiry, self._may_publish, self._renew = expiry, may_publish, renew
         self._rate = Rate(channels.limits.rate, channels.limits.rate_burst)
-        self._says = {"publish": self._publish, "renew": self._renewed, "pong": self._pong}
 
     async def listen(self, websocket: WebSocket) -> None:
         """Handle what comes until the socket is closed.
@@ -114,7 +113,7 @@ class Client:
             if not self._rate.allows():
                 raise Refused(TOO_FAST)
             said = self._read(message.get("text"))
-            await self._says[said["type"]](said)
+            await SAYS[said["type"]](self, said)
             await self._connection.drained()
 
     def _read(self, text: str | None) -> dict[str, Any]:
@@ -127,8 +126,8 @@ class Client:
             said = json_value(text)
         except ValueError:
             raise Refused(BAD_DATA) from None
-        if not isinstance(said, dict) or not isinstance(said.get("type"), str) or said["type"] not in self._says:
-            raise Refused(BAD_MESSAGE, f'say {{"type": ...}}, one of {", ".join(self._says)}')
+        if not isinstance(said, dict) or not isinstance(said.get("type"), str) or said["type"] not in SAYS:
+            raise Refused(BAD_MESSAGE, f'say {{"type": ...}}, one of {", ".join(SAYS)}')
         return said
 
     async def _publish(self, said: dict[str, Any]) -> None:
@@ -154,3 +153,6 @@ class Client:
     def _answer(self, kind: str, **fields: Any) -> None:
         said = {name: value for name, value in fields.items() if value is not None}
         self._connection.tell((control(kind, **said), b""))
+
+
+SAYS = {"publish": Client._publish, "renew": Client._renewed, "pong": Client._pong}
