@@ -64,6 +64,13 @@ class Settings(Limits, BaseSettings):
         gt=0,
         description="Number of prompts that wait for their streams, 32 MB at most; one more drops the oldest.",
     )
+    auth_ways: frozenset[Literal["bearer", "cookie", "subprotocol", "first-message", "ticket", "query"]] = Field(
+        frozenset({"bearer", "cookie", "subprotocol", "first-message", "ticket"}),
+        description="How the service lets a token come. A query would stand in every log on the way.",
+    )
+    passwords: dict[str, SecretStr] = Field(
+        {}, description='Who may log in to the service, and with which password: {"ana": "..."}.'
+    )
     home: Path = Field(
         Path.home() / ".labserver",
         description="Folder for progress, verdicts that a room has not got yet, and rooms.",
@@ -169,6 +176,14 @@ class Settings(Limits, BaseSettings):
     )
     work_step: float = Field(
         0.05, ge=0, description="Seconds that a page of a report or a step of a job takes: slow enough to be left."
+    )
+    chats_max: int = Field(
+        100, gt=0, description="Number of answers under way in a process: LLMs limit requests, and each costs money."
+    )
+    chat_grace: float = Field(
+        10.0,
+        gt=0,
+        description="Seconds an answer goes on with nobody there: coming back takes 3, after a restart 6.",
     )
     jobs_max: int = Field(
         100, gt=0, description="Number of jobs kept, those that ended among them: 20 MB when each has its 1,000 steps."

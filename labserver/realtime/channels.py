@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .connection import Connection
 from .drain import Drain
 from .engines.base import Engine, since
 from .engines.memory import MemoryEngine
-from .hub import JOIN_BYTES, Hub
+from .hub import JOIN_BYTES, OVER, Hub
 from .limits import Limits
-from .message import DEFAULT_EVENT, Forms, Message, check_event, control, dumps, forms, opening, position
+from .message import DEFAULT_EVENT, LAST, Forms, Message, check_event, control, dumps, forms, opening, position
 
 __all__ = ["Channels", "Counts", "Subscription", "TooMany"]
 
@@ -89,7 +89,14 @@ class Channels:
         """Publish JSON text, as `message.json_text` returns it; otherwise as `publish`."""
         if key is not None and not 0 < len(key) <= KEY_MAX:
             raise ValueError(f"an idempotency key has 1 to {KEY_MAX} characters")
-        id = await self.engine.publish(channel, check_event(event), data, key)
+        return await self._publish(channel, check_event(event), data, key)
+
+    async def end(self, channel: str, data: Any, event: Literal["done", "error"] = "done") -> str:
+        """Publish a channel's last message: its readers are let go after it. Again (EngineDown) is harmless."""
+        return await self._publish(channel, event, dumps(data), "end")
+
+    async def _publish(self, channel: str, event: str, data: str, key: str | None) -> str:
+        id = await self.engine.publish(channel, event, data, key)
         self.counts.published += 1
         return id
 
@@ -157,11 +164,12 @@ class _Seat:
 class Subscription:
     """A place on a channel for one connection, from `Channels.subscribe`."""
 
-    __slots__ = ("_channels", "_connection", "channel")
+    __slots__ = ("_channels", "_connection", "_last", "channel")
 
     def __init__(self, channels: Channels, channel: str) -> None:
         self._channels, self.channel = channels, channel
         self._connection: Connection | None = None
+        self._last = ""  # event of the last message replayed
 
     async def enter(self, connection: Connection, after: str | None = None) -> None:
         """Write how the stream begins, replay what came after the cursor `after`, and let the connection in.
@@ -185,6 +193,8 @@ class Subscription:
             hub.enter(connection, self.channel)
             self._channels.open.add(connection)
             self._channels.drain.greet(connection)
+            if LAST & {self._last, *(each.event for each in held.messages)}:
+                connection.close(OVER)
         finally:
             hub.release(self.channel, held)
 
@@ -218,6 +228,7 @@ class Subscription:
             for burst in _bursts(page.messages):
                 connection.tell(*burst)
                 await connection.drained()
+            self._last = page.messages[-1].event if page.messages else self._last
             self._channels.counts.replayed += len(page.messages)
             if opened and page.cursor == cursor:
                 break

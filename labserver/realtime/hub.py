@@ -8,14 +8,17 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from .connection import Connection
+from .codes import CODES, NORMAL
+from .connection import Connection, Goodbye
 from .limits import Limits
-from .message import Forms, Kind, Message, comment, control, forms, framed, opening
+from .message import LAST, Forms, Kind, Message, comment, control, forms, framed, opening
 
-__all__ = ["Fan", "Held", "Hub"]
+__all__ = ["OVER", "Fan", "Held", "Hub"]
 
 JOIN_BYTES = 1 << 16  # a burst is joined up to about this size: more would wait for longer than its writes take
 SLICE = 1000  # connections written to in one turn of the loop, 3 ms of it; a burst to 10,000 would hold it for 35
+
+OVER: Goodbye = (NORMAL, CODES[NORMAL].reason, 0.0)  # behind a channel's last message
 
 Writes = list[tuple[Connection, Callable[[bytes], None]]]
 
@@ -61,6 +64,11 @@ class Fan:
     def stop(self) -> None:
         """End the heartbeat."""
         self._heart.cancel()
+
+    def end(self) -> None:
+        """Let everyone go: nothing comes after what was delivered."""
+        for connection in [*self.ready, *self.behind]:
+            connection.close(OVER)
 
     def deliver(self, said: Forms, cursor: str = "") -> None:
         """Have something said by a flush three turns of the loop from now.
@@ -171,6 +179,8 @@ class Hub:
             for fan in fans.values():
                 self.delivered += len(fan)
                 fan.deliver(said, message.id)
+                if message.event in LAST:
+                    fan.end()
 
     def gap(self, channel: str, cursor: str) -> None:
         """Tell everyone on a channel that messages before `cursor` may be missing."""

@@ -31,7 +31,8 @@ __all__ = [
 __all__ += ["dumps", "forms", "frame", "framed", "json_text", "json_value", "line", "opening", "position", "sse"]
 
 DEFAULT_EVENT = "message"  # what an EventSource calls an event without a name (WHATWG HTML, 9.2.6)
-RESERVED = frozenset({"start", "resume", "gap", "drain", "done", "error", "open"})  # said by the server alone
+LAST = frozenset({"done", "error"})  # a message of these events is a channel's last: its readers are let go after it
+RESERVED = LAST | {"start", "resume", "gap", "drain", "open"}  # said by the server alone
 EVENT_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 BREAK = re.compile("\r\n|\r|\n")  # what ends a line of an event stream; nothing else does
 ID = re.compile(r"[0-9A-Za-z]{1,32}(-[0-9]{1,19}){1,3}")

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from .channels import Channels, Subscription, TooMany
-from .codes import TRY_LATER, may_reconnect
+from .codes import NORMAL, TRY_LATER, may_reconnect
 from .connection import Connection, Goodbye, Plain, Slow
 from .direct import DirectHttp, direct
 from .engines.base import EngineDown
@@ -88,8 +88,13 @@ class EventStream(Response):
 
 
 def farewell(goodbye: Goodbye) -> bytes:
-    """Return the last event of a channel's stream: `drain` when the client may come back, else `error`."""
+    """Return the last event of a channel's stream: `drain` when the client may come back, else `error`.
+
+    Where the channel itself has ended, its last message was that.
+    """
     code, reason, retry = goodbye
+    if code == NORMAL:
+        return b""
     if may_reconnect(code):
         return sse(dumps({"retry": round(retry * 1000)}), event="drain", retry=retry)
     return sse(dumps({"code": code, "reason": reason}), event="error")

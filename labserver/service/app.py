@@ -1,62 +1,30 @@
-"""The service: one FastAPI app, made by `create_app`.
+"""The service: one FastAPI app on `labserver.realtime`, made by `create_app`.
 
-What it serves so far: `GET /healthz` and `WS /ws/echo`. Nothing here keeps state between connections, so any number of
-worker processes may serve it.
+Each room of it is a router in a module of its own; what they share is in `state`. Channels, chats and jobs live in the
+app, so an app belongs to one server.
 """
 
 import json
-from typing import Annotated
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from labserver import __version__
+from labserver.realtime.auth import Auth, redact_logs
+from labserver.realtime.channels import Channels
+from labserver.realtime.engines.base import Engine
+from labserver.realtime.engines.memory import MemoryEngine
+from labserver.service import channels, chat, echo, health, jobs, login
+from labserver.service.secret import secret_of
 from labserver.settings import Settings, get_settings
 
-__all__ = ["create_app", "refuse_bad_input", "router"]
+__all__ = ["create_app", "refuse_bad_input"]
 
-TOO_BIG = 1009  # RFC 6455, section 7.4.1: "a message that is too big for it to process"
-UTF8_BYTES = 4  # the most that one character takes
-
-router = APIRouter()
-
-
-@router.get("/healthz")
-async def healthz(response: Response) -> dict[str, str]:
-    """Say that this process answers; it looks at nothing else. For a probe's liveness check."""
-    response.headers["Cache-Control"] = "no-store"
-    return {"status": "ok"}
-
-
-@router.websocket("/ws/echo")
-async def echo(socket: WebSocket, settings: Annotated[Settings, Depends(get_settings)]) -> None:
-    """Send every message back as it came: text as text, binary as binary.
-
-    One message is in flight at a time: a peer that sends without reading is not read from either, so it costs what the
-    kernel and the transport's buffer hold and no more.
-
-    Close codes: 1009 for a message above `message_max_bytes` (uvicorn closes so by itself where its `ws_max_size` is
-    smaller or equal, as under `labserver serve`), 1007 for text that is not UTF-8 (always uvicorn).
-    """
-    await socket.accept()
-    try:
-        while (message := await socket.receive())["type"] == "websocket.receive":
-            text: str | None = message.get("text")
-            data: bytes = message.get("bytes") or b""
-            if (too_big := _size(text, data, settings.message_max_bytes)) > settings.message_max_bytes:
-                reason = f"{too_big} bytes, limit {settings.message_max_bytes}"
-                await socket.close(TOO_BIG, reason)
-                return
-            await (socket.send_bytes(data) if text is None else socket.send_text(text))
-    except WebSocketDisconnect:  # the peer left while we were sending: there is nobody to tell
-        return
-
-
-def _size(text: str | None, data: bytes, limit: int) -> int:
-    """Return the bytes that a message has on the wire; text is only encoded when it may be above `limit`."""
-    if text is None:
-        return len(data)
-    return len(text.encode()) if len(text) * UTF8_BYTES > limit else len(text)
+ROUTERS = (login, channels, echo, chat, jobs, health)
 
 
 async def refuse_bad_input(request: Request, error: Exception) -> Response:
@@ -70,15 +38,50 @@ async def refuse_bad_input(request: Request, error: Exception) -> Response:
     return Response(json.dumps({"detail": detail}), 422, media_type="application/json")  # all of it ASCII
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make a service app of its own.
+def create_app(
+    settings: Settings | None = None,
+    *,
+    make_engine: Callable[[Settings], Engine] | None = None,
+    open_login: bool = False,
+) -> FastAPI:
+    """Make a service app of its own. Its channels and its auth begin with its lifespan.
 
     Args:
-        settings: what its endpoints see; by default the settings of the process.
+        settings: what its endpoints see; by default the settings of the process. Without a secret one is made.
+        make_engine: makes where messages are kept; by default that is this process's memory.
+        open_login: whether anyone may log in as anyone: in a lab on one's own machine, and nowhere else.
     """
-    app = FastAPI(title="labserver", version=__version__, docs_url=None, redoc_url=None)  # their pages need a CDN
-    app.include_router(router)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        redact_logs()
+        chosen = app.dependency_overrides.get(get_settings, get_settings)()
+        realtime = Channels((make_engine or _in_memory)(chosen), chosen)
+        app.state.channels, app.state.auth = realtime, _auth(chosen, realtime)
+        async with realtime.lifespan(app) as state, chat.running(app), jobs.running(app):
+            yield state
+
+    app = FastAPI(
+        title="labserver",
+        version=__version__,
+        description="Real-time and streaming HTTP: channels, files, items, chats and jobs.",
+        docs_url=None,  # their pages need a CDN
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.open_login = open_login
+    for module in ROUTERS:
+        app.include_router(module.router)
     app.add_exception_handler(RequestValidationError, refuse_bad_input)
     if settings is not None:
         app.dependency_overrides[get_settings] = lambda: settings
     return app
+
+
+def _in_memory(settings: Settings) -> Engine:
+    return MemoryEngine(settings, epoch=settings.sse_epoch)
+
+
+def _auth(settings: Settings, realtime: Channels) -> Auth:
+    secret = secret_of(settings) if settings.secret is not None else secrets.token_urlsafe(32)
+    return Auth([secret], settings, origins=settings.origins, ways=settings.auth_ways, claim=realtime.engine.claim)

@@ -7,12 +7,15 @@ import errno
 import socket
 import sys
 from contextlib import suppress
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from labserver.errors import LabError
-from labserver.service.tokens import mint, secret_of
+from labserver.realtime.auth import Auth
+from labserver.realtime.engines.memory import MemoryEngine
+from labserver.service.secret import secret_of
 from labserver.settings import Settings, get_settings
 
 __all__ = ["bind", "serve", "token"]
@@ -21,24 +24,33 @@ APP = "labserver.service.app:create_app"
 BACKLOG = 2048  # connections that may wait to be accepted: uvicorn's own default
 
 
+class EngineName(StrEnum):
+    """The engines that `serve` can run on."""
+
+    memory = "memory"
+
+
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes that serve. More than one requires LABSERVER_SECRET.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that serve.")] = 1,
+    engine: Annotated[EngineName, typer.Option(help="Where messages are kept.")] = EngineName.memory,
 ) -> None:
-    """Serve the production app until SIGINT or SIGTERM.
+    """Serve the production app until SIGINT or SIGTERM: then every stream is told to come again, and the server ends.
 
-    So far the service keeps nothing in memory that workers would have to share, so any number of them serves the same
-    thing. Engines (--engine), and with them the refusal of several workers on the memory engine, are not here yet.
+    The memory engine keeps channels in the one process that serves them, so it takes one worker.
     """
     settings = get_settings()
-    if workers > 1 or settings.secret is not None:  # workers must agree on it, and a bad one must not wait for a login
+    if workers > 1 and engine is EngineName.memory:
+        raise LabError(
+            "The memory engine keeps messages in one process: with several, each client would get those of its own "
+            "worker alone. Leave --workers out."
+        )
+    if settings.secret is not None:  # a bad one must not wait for a login
         secret_of(settings)
     listener = bind(host, port)
     try:
-        _run(listener, workers, settings)
+        _run(listener, settings)
     finally:
         listener.close()
 
@@ -79,29 +91,26 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"Cannot listen on {host} port {port} ({error.strerror}); choose others with --host and --port."
 
 
-def _run(listener: socket.socket, workers: int, settings: Settings) -> None:
+def _run(listener: socket.socket, settings: Settings) -> None:
     import uvicorn
-    from uvicorn.supervisors import Multiprocess
 
-    config = uvicorn.Config(
-        APP,
-        factory=True,
-        workers=workers,
-        ws="websockets-sansio",
-        ws_max_size=settings.message_max_bytes,
-        ws_per_message_deflate=False,  # a fan-out to 1,000 sockets costs 4-6 times as much with it
-        timeout_graceful_shutdown=settings.shutdown_grace,
-    )
+    from labserver.realtime.direct import protocols
+
+    _give_up_on_the_dead(listener, settings.write_deadline)
+    config = uvicorn.Config(APP, factory=True, timeout_graceful_shutdown=settings.shutdown_grace, **protocols(settings))
     shown, port = listener.getsockname()[:2]
     typer.echo(f"Serving on http://{f'[{shown}]' if ':' in shown else shown}:{port}", err=True)
-    if workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
-        return
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
         server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(3)  # uvicorn has logged why
+
+
+def _give_up_on_the_dead(listener: socket.socket, seconds: float) -> None:
+    """Let the system end a connection whose peer takes nothing for so long; connections inherit it (Linux)."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def token(
@@ -118,4 +127,5 @@ def token(
         raise LabError("USER is empty; name whom the token is for.")
     if not 0 < seconds < float("inf"):
         raise LabError("--ttl must be a positive number of seconds.")
-    typer.echo(mint(user, secret=secret_of(settings), ttl=seconds, audience=aud or settings.token_audience))
+    limits = settings.model_copy(update={"token_audience": aud or settings.token_audience})
+    typer.echo(Auth([secret_of(settings)], limits, claim=MemoryEngine().claim).mint(user, seconds))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 import labserver.broken
 import labserver.patterns
 from labserver.errors import LabError
+from labserver.service import app as service_app
 from labserver.service.app import create_app, refuse_bad_input
 from labserver.settings import Settings, get_settings
 from labserver.stage import files
@@ -115,7 +116,8 @@ def lab_app(
         needs_process = process.in_child()
     known = twins(broken)
     own, stack = _Own(), AsyncExitStack()
-    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(stack, own))
+    live = create_app(open_login=True)
+    app = FastAPI(title="The streaming lab", lifespan=_lifespan_of(stack, own, live))
     app.add_exception_handler(RequestValidationError, refuse_bad_input)
     for name in topics(patterns):
         module = fresh(f"{patterns.__name__}.{name}")
@@ -125,7 +127,9 @@ def lab_app(
     for twin in known:
         if needs_process or not twin.needs_process:
             app.mount(twin.path, _TwinApp(twin, broken, own, stack), name=twin.name)
-    app.mount("/live", create_app(settings), name="live")
+    app.mount("/live", live, name="live")
+    for module in service_app.ROUTERS:
+        _lend(live, own, module)
     _add_index(app, known)
     give_settings(app, settings or get_settings())
     return app
@@ -199,16 +203,20 @@ def _lend(app: FastAPI, own: _Own, module: ModuleType) -> None:
         app.dependency_overrides[module.files_root] = files.own_root
 
 
-def _lifespan_of(stack: AsyncExitStack, own: _Own) -> Any:
-    """Return a lifespan at whose end everything in `stack` ends, then what is the lab's own."""
+def _lifespan_of(stack: AsyncExitStack, own: _Own, live: FastAPI) -> Any:
+    """Return a lifespan at whose end everything in `stack` ends, then what is the lab's own.
+
+    A mounted app has none by itself. A stop says goodbye to the streams of `live` at once: a lesson does not wait.
+    """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with stack:
             stack.callback(own.database.remove)
             stack.enter_context(own.llm)
             stack.enter_context(files.in_use())
-            yield
+            await stack.enter_async_context(live.router.lifespan_context(live))
+            yield {"drain": partial(live.state.channels.drain.run, 0)}
 
     return lifespan
 
