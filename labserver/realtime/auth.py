@@ -125,7 +125,8 @@ class Auth:
 
     def _sign(self, sub: str, audience: str, ttl: float, **more: Any) -> str:
         now = time.time()
-        return jwt.encode({"sub": sub, "aud": audience, "exp": now + ttl, **more}, self._secrets[0], ALGORITHM)
+        claims = {"sub": sub, "aud": audience, "iat": now, "exp": now + ttl, **more}
+        return jwt.encode(claims, self._secrets[0], ALGORITHM)
 
     def _claims(self, token: str, audience: str) -> dict[str, Any]:
         for secret in self._secrets if len(token) <= TOKEN_MAX else ():
