@@ -3,16 +3,15 @@
     async with events("https://example.org/channels/news/events", token=login) as feed:
         async for event in feed: ...
 
-Each is a context manager around an iterator: a bare async generator would keep its connection after a `break` until it
-is collected; the end of a `with` block ends it there and then. They resume after the last id, and add nothing to what
-the server promises: a doubled or swapped message is an error here, and a `gap` is an event.
+A bare async generator would keep its connection after a `break` until it is collected; the end of a `with` block ends
+it there and then. All resume after the last id, and add nothing to what the server promises: a doubled or swapped
+message is an error here, and a `gap` is an event.
 """
 
 import asyncio
 import random
 import re
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -28,12 +27,12 @@ from .engines.base import since
 from .eventsource import Block, EventSourceParser
 from .message import check_event, control, json_value
 
-__all__ = ["Ended", "Event", "Gap", "OutOfOrder", "Retry", "StreamFailed", "events", "records", "socket"]
+__all__ = ["Ended", "Event", "Gap", "Retry", "StreamFailed", "events", "records", "socket"]
 
 EVENTS = ("text/event-stream",)
 RECORDS = ("application/x-ndjson", "application/ndjson", "application/jsonl")
-LATER = {401, 408, 425, 429}  # of the statuses below 500; 401 if there is a fresh token
-AHEAD = 64  # messages that a socket reads ahead of its caller, who may wait for an answer behind them
+LATER = {401, 408, 425, 429, UNAUTHENTICATED}  # not for good, like 5xx; unauthenticated if there is a fresh token
+AHEAD = 64  # messages that a socket reads ahead of its caller
 CLOSING = 1.0  # seconds a server has to answer a close
 DAY = 86_400.0  # seconds: who asks for a longer wait gets this
 
@@ -42,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A message; `channel` is "" on an event stream, which does not say it. `done`, if it is said, is the last one."""
+    """A message. `done`, where there is one, is the last. An event stream does not say its `channel`: it is ""."""
 
     id: str
     channel: str
@@ -55,28 +54,22 @@ class Gap(Event):
 
 
 class StreamFailed(Exception):
-    """The stream did not end well, for a `reason`; `code` is an HTTP status or a close code, where there is one."""
+    """The stream did not end well; `code` is an HTTP status or a close code, `least` the seconds asked to wait."""
 
-    def __init__(self, reason: str, code: int | None = None) -> None:
+    def __init__(self, reason: str, code: int | None = None, least: float = 0.0) -> None:
         super().__init__(reason if code is None else f"{reason} ({code})")
-        self.reason, self.code = reason, code
+        self.reason, self.code, self.least = reason, code, least
 
 
 class Ended(StreamFailed):
     """To come back is of no use, or no longer allowed: refused for good, not understood, or failed too often."""
 
 
-class OutOfOrder(StreamFailed):
-    """The server broke its promise: a message is not newer than the one before it."""
-
-
 class _Again(StreamFailed):
-    """This connection has failed; the next one, `least` seconds later, may not."""
-
-    least = 0.0
+    """This connection has failed; the next one may not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retry:
     """When to come back: after a random part of a ceiling that doubles (full jitter), beyond what the server asks for.
 
@@ -104,12 +97,9 @@ class _Client(Generic[T]):
     """What outlives a connection, and the loop over connections.
 
     Attributes:
-        url: where.
         after: cursor of the last message seen; None: from now on.
-        headers: sent with every request.
         token: sent as a bearer; a function is asked for the first, and for a fresh one after a 401 or 4401.
-        retry: when to come back.
-        silence: seconds without a sign of life after which a connection is dead: two of the server's heartbeats or more.
+        silence: seconds without a sign of life after which a connection is dead: two heartbeats of the server, or more.
         limit: the most characters of an event, bytes of a message or record.
     """
 
@@ -118,7 +108,7 @@ class _Client(Generic[T]):
     after: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     token: str | Callable[[], Awaitable[str]] | None = None
-    retry: Retry = Retry()  # noqa: RUF009 - frozen
+    retry: Retry = Retry()
     silence: float = 45.0
     limit: int = 1 << 20
 
@@ -133,8 +123,9 @@ class _Client(Generic[T]):
     async def _follow(self) -> AsyncGenerator[T, None]:
         """Yield what one connection after the other says."""
         while True:
+            headers = await self._authorized()
             try:
-                async with aclosing(self._connection(await self._authorized())) as heard:
+                async with aclosing(self._connection(headers)) as heard:
                     async for item in heard:
                         yield item
                 return
@@ -144,6 +135,8 @@ class _Client(Generic[T]):
                 if end.code != NORMAL:
                     raise
                 return
+            except (ValueError, LookupError, TypeError) as error:
+                raise Ended(f"not understood: {error!r:.200}") from error
 
     async def _authorized(self) -> dict[str, str]:
         if not self._bearer and self.token is not None:
@@ -151,20 +144,19 @@ class _Client(Generic[T]):
         return {**self.headers, **({"Authorization": f"Bearer {self._bearer}"} if self._bearer else {})}
 
     async def _pause(self, failed: _Again) -> None:
-        """Wait before the next connection; not before the first with a fresh token. Raises Ended if there is none."""
-        if monotonic() - self._opened > self.retry.cap:
-            self._failures = 0
-        self._opened = float("inf")
-        ceiling = min(self.retry.cap, self.retry.base * 2.0 ** min(self._failures, 60))
-        wait = min(max(self._floor, failed.least), DAY) + self.retry.jitter() * ceiling
+        """Wait before the next connection, but not for a first fresh token; Ended if there shall be none."""
+        row = 0 if monotonic() - self._opened > self.retry.cap else self._failures
+        self._failures, self._opened = row + 1, float("inf")
         if failed.code in (401, UNAUTHENTICATED):
             if self._asked or not callable(self.token):
                 raise Ended(failed.reason, failed.code) from failed
-            self._asked, self._bearer, wait = True, "", wait if self._failures else 0.0
-        self._failures += 1
-        if self.retry.attempts is not None and self._failures > self.retry.attempts:
+            self._asked, self._bearer = True, ""
+            if not row:
+                return
+        if self.retry.attempts is not None and row >= self.retry.attempts:
             raise Ended(failed.reason, failed.code) from failed
-        await self.retry.sleep(wait)
+        ceiling = min(self.retry.cap, self.retry.base * 2.0 ** min(row, 60))
+        await self.retry.sleep(min(max(self._floor, failed.least), DAY) + self.retry.jitter() * ceiling)
 
     def _let_in(self) -> None:
         self._asked, self._opened = False, monotonic()
@@ -180,51 +172,33 @@ class _Client(Generic[T]):
         """Take a message's id as the cursor."""
         with suppress(ValueError):  # ids of another form have no order
             if self.after and not since(self.after, id):
-                raise OutOfOrder(f"{id} came after {self.after}")
+                raise StreamFailed(f"the server broke its promise: {id} came after {self.after}")
         self.after, self._failures = id, 0
 
     def _resuming(self) -> str:
         return str(httpx.URL(self.url).copy_merge_params({"after": self.after} if self.after else {}))
 
 
-def _answered(status: int, headers: Mapping[str, str]) -> StreamFailed:
-    """Return what it means that a stream was answered like this."""
-    if status not in LATER and status < 500:
-        return Ended("the server refused", status)
-    failed, seconds = _Again("the server answered", status), headers.get("Retry-After", "")
-    failed.least = float(seconds) if seconds.isascii() and seconds.isdigit() else 0.0
-    return failed
-
-
-def _closed(code: int, reason: str) -> StreamFailed:
-    """Return what a close code means."""
-    if not may_reconnect(code) and code != UNAUTHENTICATED:
-        return Ended(reason or "the server closed", code)
-    failed, retry = _Again(reason or "the connection was closed", code), re.search("retry=([0-9]+)", reason)
-    failed.least = float(retry[1]) / 1000 if retry else 0.0
-    return failed
+def _over(code: int, reason: str, wait: str, unit: float) -> StreamFailed:
+    """Return what an HTTP status or close code means; `wait` may end in how long to stay away, in `unit` seconds."""
+    again = code in LATER or (may_reconnect(code) if code >= NORMAL else code >= 500)
+    least = re.search("(?:^|retry=)([0-9]+)$", wait)
+    return (_Again if again else Ended)(reason, code, float(least[1]) * unit if least else 0.0)
 
 
 def _error(data: Any) -> StreamFailed:
     """Return what an `error` in the stream means: with a code it is about the connection, else about the stream."""
     match data:
         case {"code": int(code), "reason": str(reason)}:
-            return _closed(code, reason)
-        case {"reason": str(reason)} | str(reason):
-            return StreamFailed(reason)
+            return _over(code, reason, reason, 0.001)
+        case {"reason": reason}:
+            return StreamFailed(str(reason))
     return StreamFailed(f"the stream failed: {data!r:.200}")
-
-
-def _json(text: str | bytes) -> Any:
-    try:
-        return json_value(text) if text else None
-    except ValueError as error:
-        raise Ended(str(error)) from error
 
 
 @dataclass(eq=False)
 class _Http(_Client[T]):
-    """A client over HTTP; `client` is whose connections it uses, and stays open."""
+    """A client over HTTP; the connections of `client` are used, and it stays open."""
 
     client: httpx.AsyncClient | None = field(default=None, kw_only=True)
 
@@ -238,17 +212,16 @@ class _Http(_Client[T]):
         await self._stack.__aexit__(*error)
 
     @asynccontextmanager
-    async def _body(
-        self, url: str, headers: dict[str, str], kinds: tuple[str, ...]
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _body(self, url: str, headers: dict[str, str], kinds: tuple[str, ...]) -> AsyncIterator[Any]:
         """Yield the pieces of a response that is a stream of one of these kinds."""
         sent = httpx.Headers({"Accept": ", ".join(kinds), **headers}, encoding="utf-8")
         try:
             async with self._web.stream("GET", url, headers=sent, timeout=self.silence) as response:
-                if response.status_code != 200:
-                    raise _answered(response.status_code, response.headers)
-                if (kind := response.headers.get("Content-Type", "")).partition(";")[0].strip().lower() not in kinds:
-                    raise Ended(f"no stream, but {kind or 'something of no type'}", 200)
+                status, got = response.status_code, response.headers
+                if status != 200:
+                    raise _over(status, "the server answered", got.get("Retry-After", ""), 1.0)
+                if (kind := got.get("Content-Type", "").partition(";")[0].strip().lower()) not in kinds:
+                    raise Ended(f"no stream but {kind or 'something of no type'}", status)
                 self._let_in()
                 yield response.aiter_bytes()
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
@@ -257,52 +230,44 @@ class _Http(_Client[T]):
             raise _Again(f"{type(error).__name__} {error}", BROKEN) from error
 
 
-class events(_Http[Event]):  # lower case, as what they are called like
-    """An event stream, resumed by `Last-Event-ID`; ends after `done`.
-
-    Raises, while you iterate:
-        StreamFailed: the stream said `error`; or Ended, or OutOfOrder.
-    """
+class events(_Http[Event]):  # lower case, for it is used as a function is
+    """An event stream, resumed by `Last-Event-ID`. To iterate raises StreamFailed after an `error`, or Ended."""
 
     async def _connection(self, headers: dict[str, str]) -> AsyncGenerator[Event, None]:
         headers |= {"Accept-Encoding": "identity"} | ({"Last-Event-ID": self.after} if self.after else {})
         parser = EventSourceParser(self.after or "", self._floor, limit=self.limit)
         async with self._body(self.url, headers, EVENTS) as pieces:
             async for piece in pieces:
-                try:
-                    for block in parser.feed(piece):
-                        self._floor = parser.retry
-                        if (event := self._understood(block, parser.last_id)) is not None:
-                            yield event
-                        if block.event == "done":
-                            return
-                except ValueError as error:
-                    raise Ended(str(error)) from error
+                for block in parser.feed(piece):
+                    self._floor = parser.retry
+                    if (event := self._understood(block, parser.last_id)) is not None:
+                        yield event
+                    if block.event == "done":
+                        return
                 self.after, self._floor = parser.last_id or None, parser.retry
         raise _Again("the stream ended without done, error or drain")
 
     def _understood(self, block: Block, id: str) -> Event | None:
-        match block.event, _json(block.data):
-            case ("start" | "resume" | "gap") as kind, _:
-                return self._begin(kind, id)
-            case "drain", _:
+        match block.event:
+            case "start" | "resume" | "gap":
+                return self._begin(block.event, id)
+            case "drain":
                 raise _Again("the server restarts")
-            case "error", data:
-                raise _error(data)
-            case name, data:
-                if block.id is not None:
-                    self._pass(id)
-                return Event(id, "", name, data)
+            case "error":
+                with suppress(ValueError):
+                    raise _error(json_value(block.data))
+                raise StreamFailed(block.data)
+        if block.id is not None:
+            self._pass(id)
+        return Event(id, "", block.event, json_value(block.data) if block.data else None)
 
 
 @dataclass(eq=False)
 class records(_Http[Any]):
-    """The records of NDJSON up to the last one, which says `{"done": true}` and is not yielded; a `Gap` if it says so.
+    """The records of NDJSON before the last one, which says `{"done": true}`; a `Gap` at the end if it says so.
 
-    `by` is the field whose value `after=` takes: with it, a stream that breaks is resumed. A `limit=` counts anew then.
-
-    Raises, while you iterate:
-        StreamFailed: the last record is an error; or Ended, also when it never came.
+    `by` is the field whose value `after=` takes: with it, a stream that breaks is resumed; a `limit=` counts anew then.
+    To iterate raises StreamFailed for an error as the last record, or Ended, also when a last record never came.
     """
 
     by: str | None = field(default=None, kw_only=True)
@@ -319,7 +284,7 @@ class records(_Http[Any]):
                 if len(rest) > self.limit:
                     raise Ended(f"a record of more than {self.limit} bytes")
                 for line in filter(None, map(bytes.strip, lines)):
-                    match record := _json(line):
+                    match record := json_value(line):
                         case {"done": True}:
                             if record.get("gap"):
                                 yield Gap(str(record.get("id", "")), "", "gap", None)
@@ -336,15 +301,15 @@ class records(_Http[Any]):
 class socket(_Client[Event]):
     """A channel over a WebSocket, resumed by `after=`; `dial` is what else `websockets.connect` takes.
 
-    It reads by a task of its own, so that `publish` works also where nobody iterates at the moment.
+    A task of its own reads, so that `publish` is answered also where nobody iterates. To iterate raises StreamFailed.
     """
 
     dial: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._heard, self._came, self._room = deque[Event](), asyncio.Event(), asyncio.Event()
-        self._asking: dict[str | None, tuple[str, asyncio.Future[Any]]] = {}  # by the key of what was said
+        self._heard, self._stirred = asyncio.Queue[Event | None](), asyncio.Event()
+        self._asking: dict[str | None, tuple[str, asyncio.Future[Any]]] = {}  # key -> what was said, and its answer
         self._line: ClientConnection | None = None
         self._end: Exception | None = None
 
@@ -355,27 +320,25 @@ class socket(_Client[Event]):
     async def __aexit__(self, *error: Any) -> None:
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
-        self._finish(Ended("this side left", NORMAL))
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._heard:
-            if self._end is not None:
-                raise StopAsyncIteration if getattr(self._end, "code", None) == NORMAL else self._end
-            self._came.clear()
-            await self._came.wait()
-        self._room.set()
-        return self._heard.popleft()
+        event = await self._heard.get()
+        self._stirred.set()
+        if event is not None:
+            return event
+        self._heard.put_nowait(None)  # the end stays
+        raise StopAsyncIteration if self._end is None or getattr(self._end, "code", None) == NORMAL else self._end
 
     async def publish(self, data: Any, event: str | None = None, key: str | None = None) -> str:
-        """Publish a value; return its id when it is stored: once, for it is said again after a reconnect, by its key.
+        """Publish a value and return its id when it is stored: once, though a reconnect says it again, by its key.
 
         Raises:
-            Refused: by the server, which goes on; `codes.TRY_LATER` asks for the same again, with the same key.
-            StreamFailed: there is no connection any more; nobody can tell whether it is stored.
-            ValueError: `data` is not JSON, or `event` no name, or `key` is on its way already.
+            Refused: by the server, which goes on; after `codes.TRY_LATER` say it again, with the same key.
+            StreamFailed: the channel has ended; if this was said before, nobody can tell whether it is stored.
+            ValueError: `data` is not JSON, `event` is no name, or `key` is on its way already.
         """
         key = key or secrets.token_hex(16)
         name = {} if event is None else {"event": check_event(event)}
@@ -391,9 +354,8 @@ class socket(_Client[Event]):
             raise self._end
         if key in self._asking:
             raise ValueError(f"key={key!r} is on its way: wait for its answer, or take another key")
-        answer = asyncio.get_running_loop().create_future()
-        self._asking[key] = said, answer
-        self._room.set()
+        self._asking[key] = said, (answer := asyncio.get_running_loop().create_future())
+        self._stirred.set()  # whatever waits to be iterated: the answer comes behind it
         try:
             if self._line is not None:
                 with suppress(ConnectionClosed):
@@ -403,31 +365,29 @@ class socket(_Client[Event]):
             del self._asking[key]
 
     def _answer(self, key: str | None, value: Any) -> None:
-        _, answer = self._asking.get(key, ("", None))
-        if answer is not None and not answer.done():
-            answer.set_exception(value) if isinstance(value, Exception) else answer.set_result(value)
+        if key in self._asking:
+            with suppress(asyncio.InvalidStateError):  # nobody waits for it any more
+                answer = self._asking[key][1]
+                answer.set_exception(value) if isinstance(value, Exception) else answer.set_result(value)
         elif key is None and isinstance(value, Exception):
             raise value
 
-    def _finish(self, end: Exception) -> None:
-        self._end = self._end or end
-        self._came.set()
-        for key in self._asking:
-            self._answer(key, self._end)
-
     async def _read(self) -> None:
-        end: Exception = Ended("the channel is done", NORMAL)
+        self_end: Exception = Ended("the channel is done, or was left", NORMAL)
         try:
             async with aclosing(self._follow()) as heard:
                 async for event in heard:
-                    self._heard.append(event)
-                    self._came.set()
-                    while len(self._heard) >= AHEAD and not self._asking:
-                        self._room.clear()
-                        await self._room.wait()
+                    self._heard.put_nowait(event)
+                    while self._heard.qsize() >= AHEAD and not self._asking:
+                        self._stirred.clear()
+                        await self._stirred.wait()
         except Exception as error:
-            end = error
-        self._finish(end)
+            self_end = error
+        finally:
+            self._end = self_end
+            self._heard.put_nowait(None)
+            for key in self._asking:
+                self._answer(key, self_end)
 
     async def _connection(self, headers: dict[str, str]) -> AsyncGenerator[Event, None]:
         async with self._connected(headers) as self._line:
@@ -435,7 +395,7 @@ class socket(_Client[Event]):
                 await self._line.send(said)
             while True:
                 async with asyncio.timeout(self.silence):
-                    event = await self._understood(_json(await self._line.recv()))
+                    event = await self._understood(json_value(await self._line.recv()))
                 if event is not None:
                     yield event
                     if event.event == "done":
@@ -443,11 +403,11 @@ class socket(_Client[Event]):
 
     @asynccontextmanager
     async def _connected(self, headers: dict[str, str]) -> AsyncIterator[ClientConnection]:
-        # no pings of its own: they would take a caller who reads slowly for a dead server
-        chosen = {"open_timeout": self.silence, "ping_interval": None, "close_timeout": CLOSING, "compression": None}
+        # without pings of its own: they would take a caller who reads slowly for a dead server
+        own: dict[str, Any] = {"open_timeout": self.silence, "ping_interval": None, "close_timeout": CLOSING}
         try:
             line = await connect(
-                self._resuming(), additional_headers=headers, max_size=self.limit, **{**chosen, **self.dial}
+                self._resuming(), additional_headers=headers, max_size=self.limit, **{**own, **self.dial}
             )
             try:
                 yield line
@@ -457,11 +417,12 @@ class socket(_Client[Event]):
                 finally:
                     line.transport.abort()
         except InvalidStatus as refused:
-            response = refused.response
-            raise _answered(response.status_code, httpx.Headers([*response.headers.raw_items()])) from refused
+            status, got = refused.response.status_code, httpx.Headers([*refused.response.headers.raw_items()])
+            raise _over(status, "the server answered", got.get("Retry-After", ""), 1.0) from refused
         except ConnectionClosed as closed:
             close = closed.rcvd or closed.sent
-            raise _closed(close.code, close.reason) if close else _Again("the connection broke", BROKEN) from closed
+            code, reason = (close.code, close.reason) if close else (BROKEN, "")
+            raise _over(code, reason or "the connection ended", reason, 0.001) from closed
         except (OSError, InvalidMessage) as error:
             raise _Again(f"{type(error).__name__} {error}", BROKEN) from error
         except InvalidHandshake as error:

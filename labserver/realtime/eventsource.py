@@ -37,7 +37,7 @@ class EventSourceParser:
         self._id: str | None = None
 
     def feed(self, piece: bytes) -> Iterator[Block]:
-        """Yield the events that are complete with `piece`, which is read as you iterate; ValueError beyond the limit."""
+        """Yield the events that are complete with `piece`, read as you iterate; ValueError beyond the limit."""
         for line in self._lines(self._decoder.decode(piece)):
             if line:
                 self._field(line)
