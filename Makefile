@@ -42,7 +42,7 @@ $(VENV)/.ok: pyproject.toml uv.lock $(STALE)
 	  { rm -rf .uv; "$(EXE)" -m pip install -q --disable-pip-version-check --target .uv uv; } >/dev/null 2>&1 || \
 	  { echo "uv could not be fetched: install uv, or python3-venv (Debian, Ubuntu), and check the network." >&2; exit 2; }; }
 	@echo "Building $(VENV) for Python $(word 1,$(FOUND))"
-	@UV_PROJECT_ENVIRONMENT=$(VENV) "$(UV)" sync --quiet --frozen --python "$(EXE)" --extra lab --extra test \
+	@UV_PROJECT_ENVIRONMENT=$(VENV) "$(UV)" sync --quiet --frozen --python "$(EXE)" --extra lab --extra test --extra bench \
 	  $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 	@printf '%s' "$(CURDIR)" > $@
 

@@ -1,5 +1,5 @@
 """The command line: `labserver serve | doctor | token | exercises | grade | handout | next | slides | room |
-rehearse`.
+rehearse | bench`.
 
 Commands live beside what they run; this module only puts them together and turns a `LabError` into one sentence and
 exit code 2.
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 
 def _assemble() -> None:
+    from labserver.bench.command import bench
     from labserver.school.commands import exercises, grade, next_exercise
     from labserver.school.handout import handout
     from labserver.school.present import slides
@@ -42,6 +43,7 @@ def _assemble() -> None:
     app.command()(slides)
     app.command()(room)
     app.command()(rehearse)
+    app.command()(bench)
 
 
 def main() -> None:

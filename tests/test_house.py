@@ -32,7 +32,8 @@ MAY_IMPORT = {  # room -> the rooms it may know beside itself
     "service": BASE | {"realtime"},
     "stage": BASE | {"patterns", "broken", "realtime", "service"},
     "school": BASE | {"patterns", "broken", "realtime", "service", "stage"},
-    "__main__": BASE | {"service", "stage", "school"},
+    "bench": BASE | {"realtime", "service", "stage"},
+    "__main__": BASE | {"service", "stage", "school", "bench"},
     "": set(),
 }
 COMES_WITH = {
@@ -121,9 +122,10 @@ def test_what_labserver_imports_is_declared() -> None:
         canonicalize_name(one.name) for one in asked if "'lab'" in str(one.marker) or '"lab"' in str(one.marker)
     }
     checks = {canonicalize_name(one.name) for one in asked if '"test"' in str(one.marker)}
+    peers = {canonicalize_name(one.name) for one in asked if '"bench"' in str(one.marker)} | {"django"}  # of channels
     undeclared = set()
     for path in MODULES:
-        allowed = {"stage": lab, "school": lab | checks}.get(room(path), core)
+        allowed = {"stage": lab, "school": lab | checks, "bench": lab | peers}.get(room(path), core)
         for name in {name.split(".")[0] for name in imported(path)} - {"labserver", *sys.stdlib_module_names}:
             if not {canonicalize_name(distribution) for distribution in packages.get(name, [name])} & allowed:
                 undeclared.add(f"{path.relative_to(ROOT)}: {name}")

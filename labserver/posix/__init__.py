@@ -10,6 +10,7 @@ from labserver.posix.landlock import confine, landlock_abi
 from labserver.posix.limits import (
     Limits,
     adopt_orphans,
+    allow_open_files,
     apply_limits,
     become,
     die_with_parent,
@@ -40,6 +41,7 @@ __all__ = [
     "Process",
     "Program",
     "adopt_orphans",
+    "allow_open_files",
     "apply_limits",
     "available",
     "become",

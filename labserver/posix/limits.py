@@ -13,6 +13,7 @@ from labserver.posix.processes import processes
 __all__ = [
     "Limits",
     "adopt_orphans",
+    "allow_open_files",
     "apply_limits",
     "become",
     "die_with_parent",
@@ -87,6 +88,16 @@ def apply_limits(limits: Limits, user: int | None = None) -> None:
         most = value if hard == resource.RLIM_INFINITY else min(value, hard)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (most, most))
+
+
+def allow_open_files() -> int:
+    """Let the calling process have as many open files as it may at all; return how many: a socket is one."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a limit of its own below an infinite one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def adopt_orphans() -> bool:
