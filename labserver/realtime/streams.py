@@ -65,6 +65,8 @@ class EventStream(Response):
         self.init_headers({**HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            return await _head(self, send)
         try:
             async with self.channels.subscribe(self.channel, self.user) as subscription:
                 body = await _begin(self, send)
@@ -111,6 +113,12 @@ async def _begin(response: Response, send: Send) -> Body:
         await send({"type": "http.response.body", "body": data, "more_body": more})
 
     return body
+
+
+async def _head(response: Response, send: Send) -> None:
+    """Answer HEAD: nothing is begun for it."""
+    body = await _begin(response, send)
+    await body(b"", False)
 
 
 @asynccontextmanager
@@ -219,6 +227,9 @@ class Stream(Response):
         self.init_headers({**HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await self.source.aclose()
+            return await _head(self, send)
         pipe = Pipe()
         deadline = None if direct(scope) else self.limits.write_deadline  # a direct connection keeps one of its own
         writer = asyncio.create_task(self._write(pipe, send, deadline))
