@@ -159,14 +159,21 @@ class Auth:
             raise Refused(FORBIDDEN, "a cookie alone changes nothing: send an Origin header, or a bearer token")
         return await self._redeemed(way, credential)
 
-    async def enter(self, websocket: WebSocket, *, anonymous: bool = False) -> Identity | None:
+    async def enter(
+        self, websocket: WebSocket, *, anonymous: bool = False, allowed: Callable[[Identity], bool] = lambda _: True
+    ) -> Identity | None:
         """Let a websocket in: accept it and return who it is; None for somebody without a credential, if `anonymous`.
+
+        Args:
+            websocket: not accepted yet.
+            anonymous: whether who brings no credential is let in; a bad one is refused all the same.
+            allowed: whether somebody known may come here.
 
         Raises:
             Refused: it was not let in, and has been told so: see `refuse`.
         """
         try:
-            return await self._entered(websocket, anonymous)
+            return await self._entered(websocket, anonymous, allowed)
         except Refused as refused:
             await self.refuse(websocket, refused)
             raise
@@ -184,16 +191,23 @@ class Auth:
                     status = 401 if refused.code == UNAUTHENTICATED else 403
                     await websocket.send_denial_response(JSONResponse({"detail": refused.reason}, status))
 
-    async def _entered(self, websocket: WebSocket, anonymous: bool) -> Identity | None:
+    async def _entered(
+        self, websocket: WebSocket, anonymous: bool, allowed: Callable[[Identity], bool]
+    ) -> Identity | None:
         self._check_origin(websocket)
         found = self._found(websocket)
         identity = await self._redeemed(*found) if found else None
-        by_message = "first-message" in self.ways and not anonymous
-        if identity is None and not anonymous and not by_message:
+        if identity is not None and not allowed(identity):
+            raise Refused(FORBIDDEN)
+        by_message = identity is None and not anonymous
+        if by_message and "first-message" not in self.ways:
             raise Refused(UNAUTHENTICATED, "a token is needed")
-        offered = _offered(websocket)
-        await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
-        return await self._first_message(websocket) if identity is None and by_message else identity
+        await websocket.accept(PROTOCOL if PROTOCOL in _offered(websocket) else None)
+        if by_message:
+            identity = await self._first_message(websocket)
+            if not allowed(identity):
+                raise Refused(FORBIDDEN)
+        return identity
 
     async def _first_message(self, websocket: WebSocket) -> Identity:
         try:

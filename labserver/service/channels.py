@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from labserver.realtime.auth import check_channel, may_publish, may_read
 from labserver.realtime.channels import KEY_MAX, PAGE, Channels
-from labserver.realtime.codes import BAD_MESSAGE, FORBIDDEN, Refused
+from labserver.realtime.codes import BAD_MESSAGE, Refused
 from labserver.realtime.engines.base import EngineDown
 from labserver.realtime.message import DEFAULT_EVENT, as_text, json_text, line, position
 from labserver.realtime.sockets import serve_socket
@@ -212,11 +212,10 @@ async def channel_socket(
         await auth.refuse(websocket, Refused(BAD_MESSAGE, str(error)))
         return
     try:
-        identity = await auth.enter(websocket, anonymous=may_read(None, channel))
+        identity = await auth.enter(
+            websocket, anonymous=may_read(None, channel), allowed=lambda identity: may_read(identity, channel)
+        )
     except Refused:
-        return
-    if not may_read(identity, channel):
-        await auth.refuse(websocket, Refused(FORBIDDEN, "this channel is somebody else's"))
         return
     await serve_socket(
         websocket,
