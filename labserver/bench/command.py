@@ -54,9 +54,11 @@ def bench(
     except KeyboardInterrupt:
         Console(stderr=True).print("Stopped; every server is ended, nothing is left.")
         raise typer.Exit(130) from None
-    if plot is not None:
-        _draw(every, plot)
+    from labserver.bench import view
     from labserver.bench.figures import figures
+
+    if plot is not None:
+        plot.write_text(view.picture(every).svg, encoding="utf-8")
 
     if not quick and any(figure.verdict == "missed" for found in every for figure in figures(found)):
         raise typer.Exit(1)
@@ -88,9 +90,10 @@ def _measure(chosen: "list[Row]", rounds: int, quick: bool, console: Console, js
     size = QUICK if quick else WHOLE
     with place() as where, _progress(console, rounds) as tell:
         every = [measure_row(where, row, rounds, size, tell) for row in chosen]
-        every.append(order(every))
+        if (wrong := order(every)).rounds:
+            every.append(wrong)
         about = _about(where, rounds, quick)
-    console.print(view.costs(every[:-1]))
+    console.print(view.costs(every))
     console.print(view.summary(every))
     remarks = view.remarks(every, quick=quick, cores=where.load_core is not None, program=bool(where.compiler))
     for line in remarks:
@@ -111,14 +114,6 @@ def _about(where: "Place", rounds: int, quick: bool) -> dict[str, object]:
         "cores": [where.server_core, where.load_core],
         "load": "C" if where.build("load") else "Python",
     }
-
-
-def _draw(every: "list[Found]", path: Path) -> None:
-    from labserver.bench import view
-
-    if not any(found.entries for found in every):
-        raise LabError("There is nothing to plot: nothing was measured.")
-    path.write_text(view.picture(every).svg, encoding="utf-8")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from labserver.errors import LabError
 
 __all__ = ["OURS", "ROWS", "Entry", "Row"]
 
-OURS = "ours"
+OURS = "labserver"
 IN_FLIGHT = 16  # messages of the saturated row
 STALL_BYTES = 2048  # of a message with a stalled reader: the kernel's buffers, then ours, are full in a second
 FIRST_TOKEN = 0.02  # seconds the LLM thinks before it answers: time to connect for the events
@@ -132,7 +132,7 @@ def _token() -> str:
 
 # ---- rows
 
-_C, _PICOWS, _BROADCAST, _NAIVE = "C", "picows", "websockets.broadcast", "naive FastAPI"
+_C, _PICOWS, _BROADCAST, _NAIVE = "C", "picows", "broadcast of websockets", "naive FastAPI"
 _CHANNELS, _SOCKETIO, _STARLETTE, _NATIVE = (
     "Channels on daphne",
     "python-socketio",
@@ -142,6 +142,7 @@ _CHANNELS, _SOCKETIO, _STARLETTE, _NATIVE = (
 _NGINX, _SQLALCHEMY, _DIRECT = "nginx", "SQLAlchemy row by row", "without the relay"
 _WITH, _WITHOUT = "one stalled", "none stalled"
 _ON, _OFF = "deflate on", "deflate off"
+_OUR_WS, _OUR_SSE = f"{OURS}, WebSocket", f"{OURS}, SSE"
 _SSE = partial(fanout, sse=True)
 _CHANNEL = "public.bench"
 
@@ -210,14 +211,14 @@ MEMORY = Row(
     "Memory of an idle connection",
     "KiB",
     (
-        Entry("WebSocket", "service", partial(idle, path=f"/ws/channels/{_CHANNEL}", upgrade=True)),
-        Entry("SSE", "service", partial(idle, path=f"/channels/{_CHANNEL}/events", upgrade=False)),
+        Entry(_OUR_WS, "service", partial(idle, path=f"/ws/channels/{_CHANNEL}", upgrade=True)),
+        Entry(_OUR_SSE, "service", partial(idle, path=f"/channels/{_CHANNEL}/events", upgrade=False)),
         Entry(f"{_NAIVE}, WebSocket", "naive_fastapi", partial(idle, path="/ws", upgrade=True)),
-        Entry(f"{_NATIVE}, SSE", "fastapi_sse", partial(idle, path="/sse", upgrade=False)),
+        Entry(_NATIVE, "fastapi_sse", partial(idle, path="/sse", upgrade=False)),
     ),
     (
-        alone("WebSocket", "KiB", 32, 24, "WebSocket"),
-        alone("SSE", "KiB", 23, 20, "SSE"),
+        alone("a WebSocket", "KiB", 32, 24, _OUR_WS),
+        alone("an event stream", "KiB", 23, 20, _OUR_SSE),
     ),
     fresh=True,
 )

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from statistics import median
 
+from rich import box
 from rich.table import Table
 
 from labserver.bench.figures import Figure, Found, figures
+from labserver.bench.rounds import ORDER
+from labserver.errors import LabError
 from labserver.stage import plots
 from labserver.stage.pictures.scale import number
 from labserver.stage.plots import Bar
@@ -14,50 +17,47 @@ from labserver.stage.rich import Picture
 __all__ = ["costs", "picture", "remarks", "summary"]
 
 STYLES = {"aim reached": "green", "reached": "green", "missed": "red", "not measured": "yellow", "no goal": "dim"}
-SIGNS = {"aim reached": "++", "reached": "+", "missed": "-", "not measured": "?", "no goal": ""}
-SHOWN = 8  # bars of a panel at most: the rest is in the table
+DRAWN = ("fanout", "saturated", "sse", "memory", "ndjson", "download")  # rows that compare a server with others
 
 
 def summary(every: Sequence[Found]) -> Table:
     """Return the table of goals: what was measured, what it must be, and whether it is."""
-    table = Table(title="Goals: medians of interleaved rounds, with the lowest and the highest", title_justify="left")
-    for head in ("row", "figure"):
-        table.add_column(head)
-    for head in ("median", "lowest - highest", "must", "aim"):
-        table.add_column(head, justify="right")
+    table = _table("Goals: medians of interleaved rounds, lowest and highest", ("must", "aim"))
     table.add_column("")
     for found in every:
         for figure in figures(found):
-            goal = figure.goal
-            said = f"{SIGNS[figure.verdict]} {figure.verdict}".strip()
-            if not figure.values:
-                table.add_row(found.row, goal.label, "", "", "", "", f"[{STYLES[figure.verdict]}]{said}")
-                continue
-            low, high = (number(value) for value in figure.spread)
-            bounds = [_bound(figure, bound) for bound in (goal.must, goal.aim)]
-            value = f"{number(figure.value)} {goal.unit}"
-            table.add_row(found.row, goal.label, value, f"{low} - {high}", *bounds, f"[{STYLES[figure.verdict]}]{said}")
+            bounds = [_bound(figure, bound) for bound in (figure.goal.must, figure.goal.aim)]
+            value = _values(figure.values, figure.goal.unit) if figure.values else ("", "")
+            said = f"[{STYLES[figure.verdict]}]{figure.verdict}"
+            table.add_row(found.row, figure.goal.label, *value, *bounds, said)
     return table
-
-
-def _bound(figure: Figure, bound: float | None) -> str:
-    return "" if bound is None else f"{'>=' if figure.goal.at_least else '<='} {number(bound)}"
 
 
 def costs(every: Sequence[Found]) -> Table:
     """Return the table of what each entry costs, in its row's unit."""
-    table = Table(title="Costs: what a server's own process takes, medians", title_justify="left")
-    table.add_column("row")
-    table.add_column("entry")
-    for head in ("median", "lowest - highest"):
-        table.add_column(head, justify="right")
-    table.add_column("unit")
+    table = _table("Costs: what a unit of work takes of a server's own process", ())
     for found in every:
         for label in found.entries:
-            values = found.of(label)
-            low, high = number(min(values)), number(max(values))
-            table.add_row(found.row, label, number(median(values)), f"{low} - {high}", found.unit)
+            if found.row != ORDER:
+                table.add_row(found.row, label, *_values(found.of(label), found.unit))
     return table
+
+
+def _table(title: str, more: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("row")
+    table.add_column("")
+    for head in ("median", "spread", *more):
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
+def _values(values: Sequence[float], unit: str) -> tuple[str, str]:
+    return f"{number(median(values))} {unit}", f"{number(min(values))}-{number(max(values))}"
+
+
+def _bound(figure: Figure, bound: float | None) -> str:
+    return "" if bound is None else f"{'>=' if figure.goal.at_least else '<='} {number(bound)}"
 
 
 def remarks(every: Sequence[Found], *, quick: bool, cores: bool, program: bool) -> list[str]:
@@ -92,24 +92,31 @@ def _wrong(found: Found, label: str) -> str:
 
 
 def picture(every: Sequence[Found]) -> Picture:
-    """Return the plot: what a unit of work costs the lab's own server, hot, and its peers, a panel per row."""
-    panels = [(found.title, found.unit, _bars(found)) for found in every if found.entries and found.row != "order"]
+    """Return the plot: what a unit of work costs the lab's own server, hot, and others, a panel per row.
+
+    Raises:
+        LabError: no row was measured that compares servers.
+    """
+    panels = [(found.title, found.unit, _bars(found)) for found in every if found.entries and found.row in DRAWN]
+    if not panels:
+        raise LabError(f"There is nothing to plot: measure one of {', '.join(DRAWN)}.")
     return plots.bars(
         "bench",
         headline="What a unit of work costs each server",
-        note="CPU of the server's own process in one run; medians of interleaved rounds. Shorter is better.",
+        note="Measured on the server's own process, in one run; medians of interleaved rounds. Shorter is better.",
         panels=panels,
     )
 
 
 def _bars(found: Found) -> list[Bar]:
     values = {label: median(found.of(label)) for label in found.entries}
-    own = next((label for label in found.ours if label in values), "")
-    labels = sorted(values, key=values.__getitem__)[:SHOWN]
-    return [Bar(label, values[label], hot=label == own, note=_note(values, own, label)) for label in labels]
+    own = [label for label in found.ours if label in values]
+    notes = {label: _note(value / values[own[0]]) for label, value in values.items()} if len(own) == 1 else {}
+    return [
+        Bar(label, values[label], hot=label in own, note="" if label in own else notes.get(label, ""))
+        for label in sorted(values, key=values.__getitem__)
+    ]
 
 
-def _note(values: dict[str, float], own: str, label: str) -> str:
-    if not values.get(own) or label == own:
-        return ""
-    return f"x {number(values[label] / values[own])}"
+def _note(ratio: float) -> str:
+    return f"{number(ratio)} times as much" if ratio >= 1 else f"{number(ratio)} of it"
