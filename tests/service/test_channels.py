@@ -84,11 +84,11 @@ async def test_who_comes_back_misses_nothing_by_either_way(live: LiveServer) -> 
 
 async def test_a_trimmed_history_is_a_gap(live: LiveServer) -> None:
     url = f"{live.url}/channels/long/messages"
-    with httpx.Client(headers=headers(live)) as client:
-        ids = [client.post(url, json=number).json()["id"] for number in range(SETTINGS.history_messages + 3)]
+    async with httpx.AsyncClient(headers=headers(live)) as publisher:
+        ids = [(await publisher.post(url, json=n)).json()["id"] for n in range(SETTINGS.history_messages + 3)]
     async with socket(live, "long", query=f"?after={ids[0]}") as client:
         assert await heard(client) == {"type": "gap", "id": ids[2]}
-        assert (await heard(client))["data"] == 3
+        assert [(await heard(client))["data"] for _ in ids[3:]] == list(range(3, len(ids)))
 
 
 async def test_a_socket_publishes_and_learns_the_id(live: LiveServer) -> None:
