@@ -7,8 +7,9 @@ of a relay's time would go there; an event needs one look at its JSON.
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,9 +31,10 @@ BROKEN = "the answer broke off"
 TRUNCATED = "the answer is truncated"
 
 BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")  # what ends an event
+TURN = 0.0003  # seconds, of which three pass until a token goes out
 EVENT_MAX = 1 << 20  # bytes of one; a token has two hundred
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("uvicorn.error")
 
 
 class Answer:
@@ -128,7 +130,7 @@ async def ask(client: "Client", settings: Settings, prompt: str, tell: Callable[
             client.messages.with_streaming_response.create(**question) as response,
             aclosing(response.iter_bytes()) as pieces,
         ):
-            async for piece in pieces:
+            async for piece in _in_turns(pieces):
                 for text in answer.feed(piece):
                     await tell(text)
     except (Failed, EngineDown):
@@ -137,6 +139,16 @@ async def ask(client: "Client", settings: Settings, prompt: str, tell: Callable[
         log.warning("the LLM failed: %s, %s", type(error).__name__, getattr(error, "type", None))
         raise Failed(_why(error, begun=answer.begun)) from error
     return answer.end()
+
+
+async def _in_turns(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield pieces, and let others have their turn now and then: what has come already is read without waiting."""
+    until = monotonic() + TURN
+    async for piece in pieces:
+        yield piece
+        if monotonic() > until:
+            await asyncio.sleep(0)
+            until = monotonic() + TURN
 
 
 class Clients:

@@ -43,7 +43,7 @@ PAUSE = 0.5  # seconds between two of them
 Last = Literal["done", "error"]
 Work = Callable[[], Awaitable[Any]]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("uvicorn.error")
 
 
 class Failed(Exception):
