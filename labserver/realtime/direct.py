@@ -13,13 +13,13 @@ import asyncio
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 
 from .codes import said
 from .connection import Connection, Goodbye, restart
 from .limits import Limits
 from .message import Forms, Kind
+from .strict import StrictWebSocket
 
 __all__ = ["EXTENSION", "DirectHttp", "DirectWebSocket", "direct", "protocols"]
 
@@ -103,7 +103,7 @@ class Direct(Connection):
             self.give_up_in(self.limits.goodbye_timeout)
 
 
-class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
+class DirectWebSocket(Direct, StrictWebSocket):
     """uvicorn's WebSocket that the hub can write to."""
 
     kind: Kind = "ws"
@@ -177,10 +177,8 @@ class DirectWebSocket(Direct, WebSocketsSansIOProtocol):
         self.conn.send_close(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()  # for the peer's answer
         self.close_timer = self.loop.call_later(self.limits.goodbye_timeout, self.transport.abort)
+        self.read_on()  # for the peer's answer
 
     def _bound_close(self) -> None:
         """Abort where uvicorn would close, if the peer does not answer the close frame."""
