@@ -20,7 +20,7 @@ from .engines.base import Engine, since
 from .engines.memory import MemoryEngine
 from .hub import JOIN_BYTES, OVER, Hub
 from .limits import Limits
-from .message import DEFAULT_EVENT, LAST, Forms, Message, check_event, control, dumps, forms, opening, position
+from .message import DEFAULT_EVENT, LAST, Message, check_event, control, dumps, forms, opening, position
 
 __all__ = ["Channels", "Counts", "Subscription", "TooMany"]
 
@@ -189,7 +189,7 @@ class Subscription:
                 hub.release(self.channel, held)
                 held = hub.hold(self.channel)
                 cursor = await self._replay(connection, cursor)
-            connection.tell(*(forms(each) for each in held.messages if since(cursor, each.id)))
+            _tell(connection, [each for each in held.messages if since(cursor, each.id)])
             hub.enter(connection, self.channel)
             self._channels.open.add(connection)
             self._channels.drain.greet(connection)
@@ -210,7 +210,7 @@ class Subscription:
     async def _begin(self, connection: Connection, after: str | None) -> str:
         if after is None:
             cursor = self._channels.engine.position(self.channel)
-            connection.tell(self._opened("start", cursor))
+            self._open(connection, "start", cursor)
             return cursor
         position(after)
         self._channels.counts.resumed += 1
@@ -223,10 +223,11 @@ class Subscription:
         while not opened or cursor != until:
             page = await engine.history(self.channel, cursor, until, PAGE)
             if page.gap or not opened:
-                connection.tell(self._opened("gap" if page.gap else "resume", page.start))
+                self._open(connection, "gap" if page.gap else "resume", page.start)
                 self._channels.counts.gaps += page.gap
+                await connection.drained()
             for burst in _bursts(page.messages):
-                connection.tell(*burst)
+                _tell(connection, burst)
                 await connection.drained()
             self._last = page.messages[-1].event if page.messages else self._last
             self._channels.counts.replayed += len(page.messages)
@@ -235,16 +236,22 @@ class Subscription:
             opened, cursor = True, page.cursor
         return cursor
 
-    def _opened(self, kind: str, cursor: str) -> Forms:
-        return control(kind, id=cursor), opening(kind, cursor, self._channels.limits.sse_retry)
+    def _open(self, connection: Connection, kind: str, cursor: str) -> None:
+        said = control(kind, id=cursor), opening(kind, cursor, self._channels.limits.sse_retry)
+        connection.tell(said, cursor=cursor)
 
 
-def _bursts(messages: Iterable[Message]) -> Iterable[list[Forms]]:
+def _tell(connection: Connection, messages: list[Message]) -> None:
+    if messages:
+        connection.tell(*map(forms, messages), cursor=messages[-1].id)
+
+
+def _bursts(messages: Iterable[Message]) -> Iterable[list[Message]]:
     """Yield messages in pieces of about `JOIN_BYTES`."""
-    burst: list[Forms] = []
+    burst: list[Message] = []
     size = 0
     for message in messages:
-        burst.append(forms(message))
+        burst.append(message)
         size += len(message.data)
         if size > JOIN_BYTES:
             yield burst

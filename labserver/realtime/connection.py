@@ -52,10 +52,14 @@ class Outbox:
         self.bursts.append((burst, size, cursor))
         self.size += size
 
+    def full(self, limit: int) -> bool:
+        """Return whether more than `limit` bytes wait. One burst may: who reads, has to get the largest message."""
+        return self.size > limit and len(self.bursts) > 1
+
     def drop(self, limit: int) -> int:
-        """Drop the oldest bursts until `limit` bytes are left; return how many bursts went."""
+        """Drop the oldest bursts until `limit` bytes are left, or one burst; return how many bursts went."""
         dropped = 0
-        while self.size > limit and self.bursts:
+        while self.full(limit):
             _, size, cursor = self.bursts.popleft()
             self.lost = cursor or self.lost  # an answer has none: it must not hide the messages before it
             self.size -= size
@@ -130,7 +134,7 @@ class Connection:
     def flush(self) -> None:
         """Write what was delivered before."""
         for fan in self.fans:
-            fan.flush()
+            fan.flush_to(self)
 
     # ---- what is written to it
 
@@ -143,18 +147,18 @@ class Connection:
         """Keep a burst until the reader is ready; `slow` says what happens when too many wait."""
         outbox = self.outbox = self.outbox or Outbox()
         outbox.put(burst, size, cursor)
-        if outbox.size > self.limits.outbox_bytes:
+        if outbox.full(self.limits.outbox_bytes):
             if self.slow == "close":
                 self.give_up()
             else:
                 self.dropped += outbox.drop(self.limits.outbox_bytes)
 
-    def tell(self, *said: Forms) -> None:
-        """Say something to this reader alone, after what was delivered before."""
+    def tell(self, *said: Forms, cursor: str = "") -> None:
+        """Say something to this reader alone, after what was delivered before; `cursor` where it moves the reader's."""
         self.flush()
         burst = framed(self.kind, said)
         if self.behind or not isinstance(burst, bytes):
-            self.late(burst, sum(len(text) for text, _ in said))
+            self.late(burst, sum(len(text) for text, _ in said), cursor)
         else:
             self.write(burst)
 

@@ -126,9 +126,9 @@ class DirectWebSocket(Direct, StrictWebSocket):
         if not self.close_sent:
             super().enter(fan)
 
-    def tell(self, *said: Forms) -> None:
+    def tell(self, *said: Forms, cursor: str = "") -> None:
         if not (self.close_sent or self.transport.is_closing()):  # no data frame may follow a close frame
-            super().tell(*said)
+            super().tell(*said, cursor=cursor)
 
     async def send(self, message: Any) -> None:
         self.flush()

@@ -87,6 +87,10 @@ class Fan:
 
     def flush(self) -> None:
         """Write what is pending to everyone, the first `SLICE` of them in this turn."""
+        self.flush_to(None)
+
+    def flush_to(self, first: Connection | None) -> None:
+        """Write what is pending to everyone, to `first` in this turn: it leaves, or is told something behind it."""
         self._finish()
         if not self._pending:
             return
@@ -97,6 +101,8 @@ class Fan:
         behind = list(self.behind)  # taken first: a write may call pause_writing
         if isinstance(burst, bytes):
             items = list(self.ready.items())
+            if first in self.ready:
+                items.sort(key=lambda item: item[0] is not first)
             self._burst, self._rest = burst, items[SLICE:]
             self._write(items[:SLICE], burst)
             if self._rest:
@@ -145,11 +151,14 @@ class Held:
     def add(self, message: Message) -> None:
         """Keep a message, until it is too much: then nothing is kept, and history has to be asked again."""
         self._size += len(message.data)
+        self.messages.append(message)
         if self.overflowed or self._size > self._limit:
-            self.overflowed = True
-            self.messages.clear()
-        else:
-            self.messages.append(message)
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Keep nothing: history has to be asked again."""
+        self.overflowed = True
+        self.messages.clear()
 
 
 class Hub:
@@ -184,6 +193,8 @@ class Hub:
 
     def gap(self, channel: str, cursor: str) -> None:
         """Tell everyone on a channel that messages before `cursor` may be missing."""
+        for held in self._held.get(channel, ()):
+            held.overflow()  # what was kept back may lack some, too
         for fan in self._fans.get(channel, {}).values():
             fan.deliver((control("gap", id=cursor), opening("gap", cursor, self.limits.sse_retry)), cursor)
 
@@ -201,7 +212,7 @@ class Hub:
         if fan is None:
             return
         if connection in fan.ready or connection in fan.behind:
-            fan.flush()
+            fan.flush_to(connection)
         connection.leave(fan)
         self._tidy(channel, kinds, fan)
 

@@ -1,7 +1,7 @@
 """A world that moves when it is told to: a loop without real time, transports that stall, clients that believe nothing.
 
 Each client parses what its wire got and holds it against the numbers that were published. Between two numbers nothing
-may be missing unless a `gap` said so, and a `gap` needs a reason: history that was trimmed, or bursts that were dropped.
+may be missing unless a `gap` said so, and a `gap` needs a reason: trimmed history, or dropped bursts.
 """
 
 import asyncio
@@ -142,7 +142,11 @@ class Texts:
 
 
 def reader(kind: Kind) -> Any:
-    return {"ws": Frames, "sse": Chunked, "text": Texts, "event": Events}[kind]() if isinstance(kind, str) else Frames(True)
+    return (
+        {"ws": Frames, "sse": Chunked, "text": Texts, "event": Events}[kind]()
+        if isinstance(kind, str)
+        else Frames(True)
+    )
 
 
 # ---- wires
@@ -198,6 +202,7 @@ class Endpoint:
 
     writable: asyncio.Event
     gone: asyncio.Event
+    connections: set[object]
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -206,6 +211,7 @@ class Endpoint:
         self.writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.discard(self)
         self.writable.set()
         self.gone.set()
 
@@ -215,12 +221,13 @@ class Recorded(Connection):
 
     trimmed: Callable[[], int]
     told: deque[tuple[str, int]]
+    broken = False
 
-    def tell(self, *said: Forms) -> None:
+    def tell(self, *said: Forms, cursor: str = "") -> None:
         for text, _ in said:
             if '"type":"gap"' in text:
                 self.told.append((json.loads(text)["id"], self.trimmed()))
-        super().tell(*said)
+        super().tell(*said, cursor=cursor)
 
 
 class DirectLine(Recorded, Direct, Endpoint):
@@ -231,6 +238,7 @@ class DirectLine(Recorded, Direct, Endpoint):
         self.loop = asyncio.get_running_loop()
         self.writable, self.gone = asyncio.Event(), asyncio.Event()
         self.writable.set()
+        self.connections = {self}
         pipe.protocol = self
 
     async def drained(self) -> None:
@@ -264,7 +272,7 @@ class PlainLine(Recorded, Plain):
         self.got = got
         self.flowing, self.gone = asyncio.Event(), asyncio.Event()
         self.flowing.set()
-        self.broken = self.stalled = False
+        self.stalled = False
         self.bade = 0
 
     async def send(self, piece: Any) -> None:
@@ -365,7 +373,7 @@ class Client:
         self.opened = True
         kind, id = said["type"], said["id"]
         if self.after is None:
-            assert kind == "start"
+            assert kind == "start" or (kind == "gap" and self.line.dropped)
         elif kind == "resume":
             assert id == self.after, "it goes on from where it was"
         else:
@@ -381,16 +389,14 @@ class Client:
         assert said["data"] == self.world.published[self.channel][number - 1]
 
     def judge_gap(self, id: str) -> None:
-        line = self.line
-        epoch, number = self.world.split(id)
+        told, (epoch, number) = self.line.told, self.world.split(id)
         assert epoch == self.world.epoch
-        assert self.cursor is not None
-        before, last = self.world.split(self.cursor)
-        if line.told and line.told[0][0] == id:
-            _, trimmed = line.told.popleft()
+        before, last = self.world.split(self.cursor) if self.cursor else ("", -1)
+        if told and told[0][0] == id:
+            _, trimmed = told.popleft()
             assert before != epoch or trimmed > last, "a gap where nothing was trimmed"
         else:
-            assert line.dropped, "a gap where nothing was dropped"
+            assert self.line.dropped, "a gap where nothing was dropped"
         assert before != epoch or number > last, "a gap goes forward"
 
 
@@ -402,7 +408,9 @@ class World:
         self.loop = SteppedLoop(clock)
         self.clients: list[Client] = []
         self.errors: list[BaseException] = []
-        self.loop.set_exception_handler(lambda _, context: self.errors.append(context.get("exception") or Exception(str(context))))
+        self.loop.set_exception_handler(
+            lambda _, context: self.errors.append(context.get("exception") or Exception(str(context)))
+        )
         self.lives = 0
         self.run(self.begin())
 
@@ -464,9 +472,12 @@ class World:
         return not any(kept) and not self.engine._attached and not self.engine._members
 
     def close(self) -> None:
+        self.loop.run_until_complete(self.end())
+        self.loop.close()
+
+    async def end(self) -> None:
         tasks = [client.session for client in self.clients if client.session is not None]
         for task in tasks:
             task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self.loop.run_until_complete(turns(5))
-        self.loop.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await turns(5)
