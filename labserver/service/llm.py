@@ -1,16 +1,17 @@
 """Asking the LLM: `Answer` understands what comes back, without any I/O; `ask` reads it through the SDK's client.
 
-The SDK sends, retries and knows its errors. Its own reading of a stream builds a model object for every token, and most
-of a relay's time would go there; an event needs one look at its JSON.
+The SDK sends, retries and knows its errors. Its own reading of a stream builds model objects for every token, and most
+of a relay's time would go there; an event needs one look at its JSON. `upstream` is how it reaches the server.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies
 
 import orjson
 
@@ -52,8 +53,8 @@ class Answer:
         self.begun = False
         self._rest = b""
 
-    def feed(self, piece: bytes) -> list[str]:
-        """Return the texts that a piece of the body completes.
+    def feed(self, piece: bytes) -> Iterator[str]:
+        """Yield the texts that a piece of the body completes; those before a failure come before it.
 
         Raises:
             Failed: the LLM says that it failed.
@@ -62,8 +63,10 @@ class Answer:
         *events, self._rest = BLANK.split(self._rest + piece)
         if len(self._rest) > EVENT_MAX:
             raise ValueError(f"an event of more than {EVENT_MAX} bytes")
-        lines = [line for event in events for line in event.splitlines() if line.startswith(b"data:")]
-        return [text for line in lines if (text := self._text(orjson.loads(line[5:])))]
+        for event in events:
+            for line in event.splitlines():
+                if line.startswith(b"data:") and (text := self._text(orjson.loads(line[5:]))):
+                    yield text
 
     def end(self) -> dict[str, Any]:
         """Return how it ended, when the body has.
@@ -174,7 +177,10 @@ class Clients:
 
 
 def _client(url: str | None, settings: Settings) -> "Client":
-    from anthropic import AsyncAnthropic
+    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+
+    from labserver.service.upstream import Transport
 
     key = "none is needed" if settings.llm == "fake" else None  # None: the SDK looks for it in its usual places
-    return AsyncAnthropic(base_url=url, api_key=key, timeout=settings.llm_timeout)
+    http = None if getproxies() else DefaultAsyncHttpxClient(transport=Transport())
+    return AsyncAnthropic(base_url=url, api_key=key, timeout=settings.llm_timeout, http_client=http)

@@ -346,11 +346,19 @@ def test_an_answer_is_understood_wherever_it_is_cut(size: int, end: bytes) -> No
     assert answer.end() == {"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}
 
 
+def test_what_came_before_an_error_comes_before_it() -> None:
+    error = frame("error", error={"type": "overloaded_error", "message": "PRIVATE"})
+    texts = Answer().feed(WIRE[: WIRE.index(b"event: content_block_stop")] + error)
+    assert [next(texts), next(texts)] == ["a\n\nb", "🌊"]
+    with pytest.raises(Failed, match="busy"):
+        next(texts)
+
+
 def test_an_answer_without_its_end_is_truncated_and_one_without_a_blank_line_is_bounded() -> None:
     answer = Answer()
-    answer.feed(WIRE[: WIRE.index(b"event: message_delta")])
+    list(answer.feed(WIRE[: WIRE.index(b"event: message_delta")]))
     with pytest.raises(Failed, match="truncated"):
         answer.end()
-    answer.feed(b"x" * 1_000_000)
+    assert not list(answer.feed(b"x" * 1_000_000))
     with pytest.raises(ValueError, match="event of more than"):
-        answer.feed(b"x" * 100_000)
+        list(answer.feed(b"x" * 100_000))
