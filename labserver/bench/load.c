@@ -26,6 +26,8 @@
 #define LATE (1 << 20) /* latencies are counted per microsecond up to this */
 #define MARK 12 /* bytes of @0000000001# */
 #define WAIT 10 /* seconds that a handshake may take */
+#define STALL 1e6 /* a stalled reader is replaced after this: who is cut off may not hear of it */
+#define QUIET 2.5e5 /* silence after which all that greets the readers has come */
 
 typedef struct {
     int fd, held, first;
@@ -39,7 +41,9 @@ static unsigned char buffer[1 << 20];
 static uint32_t late[LATE];
 static long left[SLOTS];
 static double sent[SLOTS];
-static Reader *readers, stalled, publisher;
+static Reader *readers, publisher;
+static int stalled = -1;
+static double restall;
 static int poll_fd, count, frames, measuring, is_sse;
 static long published, done, deliveries, lost, doubled, disordered, gone, returned, compressed, fresh;
 static clockid_t server_clock;
@@ -47,7 +51,7 @@ static clockid_t server_clock;
 static const char *text(const char *name, const char *otherwise) {
     size_t size = strlen(name);
     for (char **each = arguments; *each; each++)
-        if (!strncmp(*each, name, size) && (*each)[size] == '=') return *each + size + 1;
+        if (!strncmp(*each, name, size) && (*each)[size] == '=') otherwise = *each + size + 1; /* the last one */
     return otherwise;
 }
 static double number(const char *name, double otherwise) {
@@ -113,8 +117,8 @@ static void say(int fd, const char *lines) { /* each line a text frame */
         lines += size + (lines[size] == '\n');
     }
 }
-static void watch(Reader *who, unsigned events) {
-    struct epoll_event event = {.events = events, .data.ptr = who};
+static void watch(Reader *who) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = who};
     epoll_ctl(poll_fd, EPOLL_CTL_ADD, who->fd, &event);
 }
 
@@ -204,25 +208,21 @@ static void open_reader(Reader *who, const char *path, int upgrade, const char *
         else size++;
     if (memcmp(head, upgrade ? "HTTP/1.1 101" : "HTTP/1.1 200", 12)) fail("the server refused a connection");
     if (upgrade) say(who->fd, hello);
-    watch(who, EPOLLIN);
+    watch(who);
 }
-static void open_stalled(void) { /* it asks, and never reads, not even the answer */
-    stalled.fd = dial(4096);
-    ask(stalled.fd, text("path", "/ws"), !is_sse);
-    watch(&stalled, EPOLLRDHUP);
+static void stall(void) { /* it asks, and never reads, not even the answer */
+    if (stalled >= 0) close(stalled), returned++;
+    stalled = dial(4096);
+    ask(stalled, text("path", "/ws"), !is_sse);
+    restall = now() + STALL;
 }
 /* Handle what is there, at most until `until`; return the number of events. */
 static int turn(double until) {
     struct epoll_event events[256];
     double wait = (until - now()) / 1000;
     int found = epoll_wait(poll_fd, events, 256, wait <= 0 ? 0 : (int)wait + 1);
-    for (int i = 0; i < found; i++) {
-        if (events[i].data.ptr == &stalled) {
-            close(stalled.fd);
-            open_stalled();
-            returned++;
-        } else take(events[i].data.ptr);
-    }
+    for (int i = 0; i < found; i++) take(events[i].data.ptr);
+    if (stalled >= 0 && now() > restall) stall();
     while (done < published && left[(done + 1) % SLOTS] <= 0) done++;
     return found;
 }
@@ -264,8 +264,8 @@ static void fanout(void) {
     readers = calloc((size_t)count, sizeof *readers);
     for (int i = 0; i < count; i++) open_reader(&readers[i], text("path", "/ws"), !is_sse, text("hello", ""));
     open_reader(&publisher, text("publish", "/publish"), 1, text("greet", ""));
-    if (number("stalled", 0)) open_stalled();
-    while (turn(now() + 2.5e5)) continue; /* what each is greeted with, until all are quiet */
+    for (end = now() + 20 * QUIET; turn(now() + QUIET) && now() < end;) continue;
+    if (number("stalled", 0)) stall();
     for (int tries = 0; fresh < count && !gone; tries++) { /* until one message has reached all: all are subscribed */
         if (tries == 10) fail("some readers never get a message");
         fresh = 0;

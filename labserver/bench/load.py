@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 __all__ = ["Fanout", "get", "main"]
 
 MARK, WAIT = 12, 10.0  # bytes of @0000000001#; seconds that a handshake may take
+STALL, QUIET = 1.0, 0.25  # seconds until a stalled reader is replaced; of silence after which all are greeted
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -108,6 +109,8 @@ class Fanout:
         self.late: list[float] = []
         self.measuring = False
         self.readers: list[Reader] = []
+        self.stalled: socket.socket | None = None
+        self.restall = 0.0
 
     def number(self, name: str, otherwise: float) -> float:
         return float(self.options.get(name, otherwise))
@@ -118,10 +121,11 @@ class Fanout:
         path = self.options.get("path", "/ws")
         self.readers = [self._open(path, self.upgrade, "hello") for _ in range(count)]
         self.publisher = self._open(self.options.get("publish", "/publish"), True, "greet")
+        end = time.monotonic() + 20 * QUIET
+        while self._turn(QUIET) and time.monotonic() < end:
+            pass
         if self.number("stalled", 0):
             self._stall()
-        while self._turn(0.25):
-            pass
         self._all_subscribed(count)
         return self._measure()
 
@@ -136,7 +140,11 @@ class Fanout:
         return reader
 
     def _stall(self) -> None:
+        if self.stalled is not None:
+            self.stalled.close()
+            self.counts["returned"] += 1
         path = self.options.get("path", "/ws")
+        self.restall = time.monotonic() + STALL
         self.stalled = connect(self.options, path, upgrade=self.upgrade, receive_buffer=4096)
 
     def _all_subscribed(self, count: int) -> None:
@@ -206,6 +214,8 @@ class Fanout:
         events = self.selector.select(wait)
         for key, _ in events:
             self._take(key.data)
+        if self.stalled is not None and time.monotonic() > self.restall:
+            self._stall()
         while self.done < self.published and self.left[self.done + 1] <= 0:
             self.done += 1
             del self.left[self.done]

@@ -148,7 +148,9 @@ _CHANNEL = "public.bench"
 
 
 def _few(stalled: int) -> Measure:
-    return lambda under: fanout(under, readers=under.size.few, size=STALL_BYTES, stalled=stalled)
+    return lambda under: fanout(
+        under, readers=under.size.few, size=STALL_BYTES, stalled=stalled, seconds=2 * under.size.seconds
+    )
 
 
 FANOUT = Row(
