@@ -10,11 +10,12 @@ import logging
 import re
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import jwt
 from starlette.requests import HTTPConnection, Request
@@ -32,6 +33,7 @@ WAYS = frozenset({"bearer", "cookie", "subprotocol", "ticket", "query", "first-m
 PROTOCOL = "labserver.v1"  # the subprotocol that is selected; a browser offers it beside `token.<jwt>`
 TOKEN_MAX = 8192  # characters of a credential
 SAFE = {"GET", "HEAD", "OPTIONS"}  # RFC 9110, 9.2.1
+DENIED = {UNAUTHENTICATED: (401, {"WWW-Authenticate": "Bearer"})}  # RFC 9110, 11.6.1
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 Claim = Callable[[str, float], Awaitable[bool]]
@@ -79,6 +81,8 @@ class Auth:
             raise ValueError(f"no such way in: {', '.join(sorted(unknown))}; there are {', '.join(sorted(WAYS))}")
         self._secrets, self.limits, self._claim = list(secrets), limits or Limits(), claim
         self._origins = {_origin(each) for each in origins}
+        if None in self._origins:
+            raise ValueError(f'write origins as "https://example.com", not {sorted(origins)}')
         self.ways, self.cookie = frozenset(ways), cookie
 
     # ---- tokens and tickets
@@ -94,7 +98,7 @@ class Auth:
             Refused: 4401, it is not one, not for here, not signed by us, or over.
         """
         claims = self._claims(token, self.limits.token_audience)
-        return Identity(claims["sub"], claims["exp"])
+        return Identity(claims["sub"], float(claims["exp"]))
 
     def renew(self, identity: Identity, token: str) -> Identity:
         """Return the same user with a new end.
@@ -109,7 +113,8 @@ class Auth:
 
     def mint_ticket(self, identity: Identity) -> str:
         """Return a ticket: good once and for `ticket_ttl` seconds, for who ends when `identity` does."""
-        audience, ttl = self.limits.token_audience + TICKETS, self.limits.ticket_ttl
+        audience = self.limits.token_audience + TICKETS
+        ttl = min(self.limits.ticket_ttl, identity.expires - time.time())
         return self._sign(identity.sub, audience, ttl, jti=secrets.token_hex(8), until=identity.expires)
 
     async def redeem(self, ticket: str) -> Identity:
@@ -118,7 +123,7 @@ class Auth:
         Raises:
             Refused: 4401, it is not one, over, or used.
         """
-        claims = self._claims(ticket, self.limits.token_audience + TICKETS)
+        claims = self._claims(ticket, self.limits.token_audience + TICKETS, "jti", "until")
         if not await self._claim(f"ticket:{claims['jti']}", self.limits.ticket_ttl + 1):
             raise Refused(UNAUTHENTICATED, "the ticket was used before")
         return Identity(claims["sub"], claims["until"])
@@ -128,12 +133,11 @@ class Auth:
         claims = {"sub": sub, "aud": audience, "iat": now, "exp": now + ttl, **more}
         return jwt.encode(claims, self._secrets[0], ALGORITHM)
 
-    def _claims(self, token: str, audience: str) -> dict[str, Any]:
+    def _claims(self, token: str, audience: str, *more: str) -> dict[str, Any]:
+        asked: Any = {"require": ["exp", "aud", "sub", *more], "verify_iat": False}  # clocks of hosts differ
         for secret in self._secrets if len(token) <= TOKEN_MAX else ():
             try:
-                claims = jwt.decode(
-                    token, secret, [ALGORITHM], audience=audience, options={"require": ["exp", "aud", "sub"]}
-                )
+                claims = jwt.decode(token, secret, [ALGORITHM], audience=audience, options=asked)
             except jwt.ExpiredSignatureError:
                 raise Refused(UNAUTHENTICATED, "the token expired") from None
             except (jwt.InvalidTokenError, ValueError):
@@ -184,12 +188,14 @@ class Auth:
             async with asyncio.timeout(self.limits.goodbye_timeout):
                 if websocket.application_state.name == "CONNECTED":
                     await websocket.close(refused.code, said(refused.reason))
-                elif "origin" in websocket.headers or "websocket.http.response" not in websocket.scope["extensions"]:
-                    await websocket.accept()
+                elif "origin" in websocket.headers or "websocket.http.response" not in (
+                    websocket.scope.get("extensions") or {}
+                ):
+                    await _accept(websocket)
                     await websocket.close(refused.code, said(refused.reason))
                 else:
-                    status = 401 if refused.code == UNAUTHENTICATED else 403
-                    await websocket.send_denial_response(JSONResponse({"detail": refused.reason}, status))
+                    status, headers = DENIED.get(refused.code, (403, None))
+                    await websocket.send_denial_response(JSONResponse({"detail": refused.reason}, status, headers))
 
     async def _entered(
         self, websocket: WebSocket, anonymous: bool, allowed: Callable[[Identity], bool]
@@ -202,7 +208,7 @@ class Auth:
         by_message = identity is None and not anonymous
         if by_message and "first-message" not in self.ways:
             raise Refused(UNAUTHENTICATED, "a token is needed")
-        await websocket.accept(PROTOCOL if PROTOCOL in _offered(websocket) else None)
+        await _accept(websocket)
         if by_message:
             identity = await self._first_message(websocket)
             if not allowed(identity):
@@ -241,52 +247,71 @@ class Auth:
         origin = connection.headers.get("origin")
         if origin is None:
             return
-        scheme = origin.partition(":")[0]  # a proxy may have ended TLS: the Host header has no scheme
-        own = _origin(f"{scheme}://{connection.headers.get('host', '')}")
-        if _origin(origin) not in {own, *self._origins}:
+        page = _origin(origin)
+        secure = connection.scope.get("scheme") in {"https", "wss"} or origin.startswith("https:")
+        # without TLS here a proxy may have ended it: the Host header has no scheme
+        own = _origin(f"{'https' if secure else 'http'}://{connection.headers.get('host', '')}")
+        if page is None or page not in {own, *self._origins}:
             raise Refused(FORBIDDEN, "pages of this origin may not come here")
+
+
+async def _accept(websocket: WebSocket) -> None:
+    await websocket.accept(PROTOCOL if PROTOCOL in _offered(websocket) else None)
 
 
 def _offered(connection: HTTPConnection) -> list[str]:
     return [str(each) for each in connection.scope.get("subprotocols", ())]
 
 
-def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return scheme, host and port of an origin (RFC 6454); a socket's scheme counts as its page's."""
+def _origin(url: str) -> tuple[str, str, int | None] | None:
+    """Return scheme, host and port of an origin (RFC 6454), None for "null" and junk; `ws` counts as its page's."""
     try:
         parts = urlsplit(url)
-        scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-        return scheme, (parts.hostname or "").rstrip("."), parts.port or PORTS.get(scheme)
+        host, port = parts.hostname, parts.port
     except ValueError:
-        return "", "", None
+        return None
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    return (scheme, host.rstrip("."), port or PORTS.get(scheme)) if scheme and host else None
 
 
 # ---- logs
 
 
-class Redact(logging.Filter):
-    """On a logger: blanks tokens and tickets in what is logged."""
+LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")  # the last one traces scopes
 
-    SECRET = re.compile(r"(?i)((?:^|[?&;\s\"'])(?:token|ticket)=)[^&\s\"';]+|\btoken\.[\w-]+\.[\w-]+\.[\w-]+")
+
+def _spelt(word: str) -> str:
+    """Return a pattern of a query's key, each letter of which may be percent-encoded."""
+    return "".join(f"(?:{letter}|%{ord(letter):x}|%{ord(letter.upper()):x})" for letter in word)
+
+
+class Redact(logging.Filter):
+    """On a logger: blanks tokens and tickets in what is logged, in messages, arguments and tracebacks."""
+
+    SECRET = re.compile(
+        rf"""(?i)((?:{_spelt("token")}|{_spelt("ticket")})(?:=|["']\s*:\s*["']))[^&\s]+|\bey[\w-]+\.[\w-]+\.[\w-]*"""
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg = self.blanked(record.msg)
-        if isinstance(record.args, tuple):
+        if isinstance(record.args, tuple):  # uvicorn's formatter wants them apart
             record.args = tuple(map(self.blanked, record.args))
+        if record.exc_info:
+            text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            if (blanked := self.blanked(text)) != text:
+                record.exc_text, record.exc_info = blanked, (Exception, Exception(blanked.splitlines()[-1]), None)
         return True
 
     def blanked(self, value: Any) -> Any:
-        """Return text without its secrets, and anything else as it is."""
-        if not isinstance(value, str):
-            return value
-        plain = unquote(value) if "%" in value and self.SECRET.search(unquote(value)) else value
-        return self.SECRET.sub(lambda found: f"{found[1] or 'token.'}***", plain)
+        """Return what has a secret as text without it, and anything else as it is."""
+        text = str(value)
+        blanked = self.SECRET.sub(lambda found: f"{found[1] or ''}***", text)
+        return value if blanked == text else blanked
 
 
 def redact_logs() -> None:
     """Blank credentials in what uvicorn logs of requests. Again is harmless."""
-    for name in ("uvicorn.access", "uvicorn.error"):
-        logger = logging.getLogger(name)
+    for logger in map(logging.getLogger, LOGGERS):
         if not any(isinstance(each, Redact) for each in logger.filters):
             logger.filters.insert(0, Redact())
 
