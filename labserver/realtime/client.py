@@ -3,9 +3,10 @@
     async with events("https://example.org/channels/news/events", token=login) as feed:
         async for event in feed: ...
 
-A bare async generator would keep its connection after a `break` until it is collected; the end of a `with` block ends
-it there and then. All resume after the last id, and add nothing to what the server promises: a doubled or swapped
-message is an error here, and a `gap` is an event.
+A task of its own reads, some items ahead, and the end of the `with` block ends it and its connection there and then. A
+bare async generator would keep them after a `break` until it is collected, and a time-out around one step would end it.
+All resume after the last id, and add nothing to what the server promises: a doubled or swapped message is an error
+here, and a `gap` is an event.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar
@@ -32,10 +33,11 @@ __all__ = ["Ended", "Event", "Gap", "Retry", "StreamFailed", "events", "records"
 EVENTS = ("text/event-stream",)
 RECORDS = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 LATER = {401, 408, 425, 429, UNAUTHENTICATED}  # not for good, like 5xx; unauthenticated if there is a fresh token
-AHEAD = 64  # messages that a socket reads ahead of its caller
+AHEAD = 64  # items that are read ahead of the caller; more of them while an answer is waited for
 CLOSING = 1.0  # seconds a server has to answer a close
 DAY = 86_400.0  # seconds: who asks for a longer wait gets this
 
+END: Any = object()
 T = TypeVar("T")
 
 
@@ -115,6 +117,50 @@ class _Client(Generic[T]):
     def __post_init__(self) -> None:
         self._bearer, self._asked = "", False  # asked for a fresh token, and not let in since
         self._failures, self._floor, self._opened = 0, 0.0, float("inf")
+        self._heard, self._stirred = asyncio.Queue[Any](), asyncio.Event()
+        self._asking: dict[str | None, tuple[str, asyncio.Future[Any]]] = {}  # key -> what was said, and its answer
+        self._end: BaseException | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(self._finish)
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        item: T = await self._heard.get()
+        self._stirred.set()
+        if item is not END:
+            return item
+        self._heard.put_nowait(END)  # it stays the end
+        raise StopAsyncIteration if getattr(self._end, "code", None) == NORMAL else self._end or AssertionError
+
+    async def _read(self) -> None:
+        async with aclosing(self._follow()) as heard:
+            async for item in heard:
+                self._heard.put_nowait(item)
+                while self._heard.qsize() >= AHEAD and not self._asking:
+                    self._stirred.clear()
+                    await self._stirred.wait()
+
+    def _finish(self, reader: asyncio.Task[None]) -> None:
+        error = None if reader.cancelled() else reader.exception()
+        self._end = error or Ended("it is done, or was left", NORMAL)
+        self._heard.put_nowait(END)
+        for key in self._asking:
+            self._answer(key, self._end)
+
+    def _answer(self, key: str | None, value: Any) -> None:
+        """Hand an answer to who asked, if anybody still waits for it."""
+        _, answer = self._asking.get(key, (None, None))
+        if answer is not None and not answer.done():
+            answer.set_exception(value) if isinstance(value, BaseException) else answer.set_result(value)
 
     def _connection(self, headers: dict[str, str]) -> AsyncGenerator[T, None]:
         """Yield what one connection says; return when it said that it is done."""
@@ -202,14 +248,9 @@ class _Http(_Client[T]):
 
     client: httpx.AsyncClient | None = field(default=None, kw_only=True)
 
-    async def __aenter__(self) -> AsyncIterator[T]:
-        self._stack = AsyncExitStack()
-        mine = httpx.AsyncClient() if self.client is None else nullcontext(self.client)
-        self._web: httpx.AsyncClient = await self._stack.enter_async_context(mine)
-        return await self._stack.enter_async_context(aclosing(self._follow()))
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._stack.__aexit__(*error)
+    async def _read(self) -> None:
+        async with httpx.AsyncClient() if self.client is None else nullcontext(self.client) as self._web:
+            await super()._read()
 
     @asynccontextmanager
     async def _body(self, url: str, headers: dict[str, str], kinds: tuple[str, ...]) -> AsyncIterator[Any]:
@@ -301,36 +342,14 @@ class records(_Http[Any]):
 class socket(_Client[Event]):
     """A channel over a WebSocket, resumed by `after=`; `dial` is what else `websockets.connect` takes.
 
-    A task of its own reads, so that `publish` is answered also where nobody iterates. To iterate raises StreamFailed.
+    `publish` is answered also where nobody iterates. To iterate raises as `events` does.
     """
 
     dial: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._heard, self._stirred = asyncio.Queue[Event | None](), asyncio.Event()
-        self._asking: dict[str | None, tuple[str, asyncio.Future[Any]]] = {}  # key -> what was said, and its answer
         self._line: ClientConnection | None = None
-        self._end: Exception | None = None
-
-    async def __aenter__(self) -> Self:
-        self._reader = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(self, *error: Any) -> None:
-        self._reader.cancel()
-        await asyncio.gather(self._reader, return_exceptions=True)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        event = await self._heard.get()
-        self._stirred.set()
-        if event is not None:
-            return event
-        self._heard.put_nowait(None)  # the end stays
-        raise StopAsyncIteration if self._end is None or getattr(self._end, "code", None) == NORMAL else self._end
 
     async def publish(self, data: Any, event: str | None = None, key: str | None = None) -> str:
         """Publish a value and return its id when it is stored: once, though a reconnect says it again, by its key.
@@ -364,31 +383,6 @@ class socket(_Client[Event]):
         finally:
             del self._asking[key]
 
-    def _answer(self, key: str | None, value: Any) -> None:
-        if key in self._asking:
-            with suppress(asyncio.InvalidStateError):  # nobody waits for it any more
-                answer = self._asking[key][1]
-                answer.set_exception(value) if isinstance(value, Exception) else answer.set_result(value)
-        elif key is None and isinstance(value, Exception):
-            raise value
-
-    async def _read(self) -> None:
-        self_end: Exception = Ended("the channel is done, or was left", NORMAL)
-        try:
-            async with aclosing(self._follow()) as heard:
-                async for event in heard:
-                    self._heard.put_nowait(event)
-                    while self._heard.qsize() >= AHEAD and not self._asking:
-                        self._stirred.clear()
-                        await self._stirred.wait()
-        except Exception as error:
-            self_end = error
-        finally:
-            self._end = self_end
-            self._heard.put_nowait(None)
-            for key in self._asking:
-                self._answer(key, self_end)
-
     async def _connection(self, headers: dict[str, str]) -> AsyncGenerator[Event, None]:
         async with self._connected(headers) as self._line:
             for said, _ in list(self._asking.values()):
@@ -405,10 +399,9 @@ class socket(_Client[Event]):
     async def _connected(self, headers: dict[str, str]) -> AsyncIterator[ClientConnection]:
         # without pings of its own: they would take a caller who reads slowly for a dead server
         own: dict[str, Any] = {"open_timeout": self.silence, "ping_interval": None, "close_timeout": CLOSING}
+        own |= {"max_size": self.limit, "compression": None}
         try:
-            line = await connect(
-                self._resuming(), additional_headers=headers, max_size=self.limit, **{**own, **self.dial}
-            )
+            line = await connect(self._resuming(), additional_headers=headers, **{**own, **self.dial})
             try:
                 yield line
             finally:
@@ -444,7 +437,10 @@ class socket(_Client[Event]):
             case {"type": "renewed", "expires": int() | float() as expires}:
                 self._answer(None, expires)
             case {"type": "error", "code": int(code), "reason": str(reason)}:
-                self._answer(said.get("key"), Refused(code, reason or "refused"))
+                refused = Refused(code, reason or "refused")
+                if (key := said.get("key")) is None and None not in self._asking:
+                    raise refused
+                self._answer(key, refused)
             case {"type": str()}:  # of a later version
                 pass
             case _:
