@@ -16,6 +16,7 @@ from labserver.bench.rows import OURS, ROWS, Entry, Row, slower
 from labserver.errors import LabError
 
 SIZE = replace(QUICK, readers=20, few=5, seconds=0.1, warmup=0.05, rows=500, file_bytes=3 << 20, tokens=30, questions=1)
+CHEAP = "websockets_broadcast"  # starts in no time
 ONE_EACH = [(row, entry) for row in ("fanout", "sse") for entry in ROWS[row].entries]
 
 
@@ -46,15 +47,17 @@ def test_every_peer_delivers_every_message_once(row: str, entry: Entry, here: Pl
     assert found.wrong(entry.label) == {"lost": 0, "doubled": 0, "disordered": 0, "gone": 0}
 
 
-@pytest.mark.parametrize("name", ["saturated", "stalled", "memory", "deflate", "ndjson", "download", "llm"])
+@pytest.mark.parametrize("name", ["memory", "deflate", "ndjson", "download", "llm"])
 def test_every_other_row_gives_all_of_its_figures(name: str, here: Place, needed: Any) -> None:
-    for entry in ROWS[name].entries:
+    wanted = {label for goal in ROWS[name].goals for label in goal.needs}
+    entries = tuple(entry for entry in ROWS[name].entries if entry.label in wanted)
+    for entry in entries:
         needed(entry.peer)
-    found = measure_row(here, ROWS[name], 1, SIZE)
+    found = measure_row(here, replace(ROWS[name], entries=entries), 1, SIZE)
     assert found.missing == {}
     for figure in figures(found):
         assert len(figure.values) == 1
-    assert found.entries == [entry.label for entry in ROWS[name].entries]
+    assert found.entries == [entry.label for entry in entries]
 
 
 def test_rounds_are_interleaved_and_nobody_is_always_first(here: Place) -> None:
@@ -67,7 +70,7 @@ def test_rounds_are_interleaved_and_nobody_is_always_first(here: Place) -> None:
 
         return measure
 
-    entries = tuple(Entry(label, "websockets_broadcast", note(label)) for label in (OURS, "C"))
+    entries = tuple(Entry(label, CHEAP, note(label)) for label in (OURS, "C"))
     found = measure_row(here, Row("fanout", "", "us", entries, (slower("C", 1, 1),)), 3, SIZE)
     assert asked == [OURS, "C", "C", OURS, OURS, "C"]
     assert figures(found)[0].values == (1 / 2, 4 / 3, 5 / 6)
@@ -78,7 +81,7 @@ def test_rounds_are_interleaved_and_nobody_is_always_first(here: Place) -> None:
 
 def test_a_peer_that_is_not_installed_is_a_sentence_and_no_figure(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picows_peer, "PEER", Peer("picows", packages("no_such_package")))
-    entries = tuple(entry for entry in ROWS["fanout"].entries if entry.label in (OURS, "picows"))
+    entries = tuple(Entry(label, peer, fanout) for label, peer in ((OURS, CHEAP), ("picows", "picows")))
     found = measure_row(here, replace(ROWS["fanout"], entries=entries), 1, SIZE)
     assert found.missing == {"picows": 'no_such_package is not installed: run `pip install -e ".[lab,bench]"`'}
     assert found.entries == [OURS]
@@ -93,7 +96,7 @@ def test_a_server_that_does_not_start_is_a_sentence(here: Place) -> None:
 
 def test_without_a_compiler_the_bound_is_a_sentence_and_python_makes_the_load(here: Place) -> None:
     poor = replace(here, compiler="", _built={}, servers=[])
-    entries = tuple(entry for entry in ROWS["fanout"].entries if entry.label in (OURS, "C"))
+    entries = (Entry(OURS, CHEAP, fanout), *(entry for entry in ROWS["fanout"].entries if entry.label == "C"))
     found = measure_row(poor, replace(ROWS["fanout"], entries=entries), 1, SIZE)
     assert "compiler" in found.missing["C"]
     assert found.of(OURS, "deliveries")[0] > 0
