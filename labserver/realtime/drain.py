@@ -53,6 +53,11 @@ class Drain:
             async with asyncio.timeout(within + LATEST):
                 await self._empty.wait()
 
+    def hurry(self) -> None:
+        """Say goodbye now to everyone who is still here."""
+        for connection in list(self._connections):
+            self._goodbye(connection)
+
     def look(self) -> None:
         """See whether all are gone; called by whoever takes a connection out."""
         if self.begun and not self._connections:
@@ -84,6 +89,7 @@ class Drain:
         def take(number: int, frame: FrameType | None) -> None:
             if self.begun:
                 passed.append(number)
+                loop.call_soon_threadsafe(self.hurry)
                 _call(before[number], number, frame)
             else:
                 self.begun = True

@@ -24,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 SMALL = 4096
 WAY = {
     "direct": ["--http", "realtime.drain_app:Http", "--ws", "realtime.drain_app:Socket"],
-    "plain": ["--ws", "websockets-sansio"],
+    "plain": ["--ws", "websockets-sansio", "--timeout-graceful-shutdown", "1"],  # ASGI can't abort who does not read
 }
 
 
@@ -48,7 +48,7 @@ class Server:
         return code
 
     async def get(self, path: str) -> Any:
-        async with httpx.AsyncClient(timeout=20) as client:
+        async with httpx.AsyncClient(timeout=20, verify=False) as client:  # certificates take long to load
             return (await client.get(f"http://127.0.0.1:{self.port}{path}")).json()
 
 
@@ -179,9 +179,8 @@ async def test_a_second_sigterm_ends_it_at_once_and_still_in_good_order(kind: st
         server.process.send_signal(signal.SIGTERM)
         code = await server.ended()
         async with asyncio.timeout(30):
-            await asyncio.gather(*(each.task for each in everyone), return_exceptions=kind == "plain")
-    if kind == "direct":
-        assert all(2000 <= each.retry() <= 4000 for each in everyone)
+            await asyncio.gather(*(each.task for each in everyone))
+    assert all(2000 <= each.retry() <= 4000 for each in everyone)
     assert code == -signal.SIGTERM
     assert "the lifespan has ended" in server.output
     assert "Traceback" not in server.output
