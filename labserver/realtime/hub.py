@@ -185,7 +185,7 @@ class Hub:
         fans = self._fans.get(message.channel)
         if fans:
             said = forms(message)
-            for fan in fans.values():
+            for fan in list(fans.values()):  # whoever is let go leaves at once
                 self.delivered += len(fan)
                 fan.deliver(said, message.id)
                 if message.event in LAST:
