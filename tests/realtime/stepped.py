@@ -342,9 +342,13 @@ class Client:
         self.current = session
 
         def feed(data: Any) -> None:
-            if self.current is session:
+            if self.current is not session:
+                return
+            try:
                 for said in self.parser.feed(data):
                     self.judge(said)
+            except Exception as error:  # whoever wrote it would take this for a broken connection
+                self.world.errors.append(error)
 
         return feed
 
