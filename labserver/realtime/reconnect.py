@@ -1,7 +1,7 @@
 """What every client of `client` does: come back, wait, keep its cursor and its token, and hand on what it heard.
 
-Nothing here knows HTTP or WebSockets. A client is a context manager with a task that reads, at most `AHEAD` items ahead;
-the end of the `with` block ends the task and with it the connection, whoever iterates and without a collector.
+Nothing here speaks HTTP or WebSocket. A client is a context manager with a task that reads, at most `AHEAD` items
+ahead; the end of the `with` block ends the task and with it the connection, whoever iterates, without a collector.
 """
 
 import asyncio
