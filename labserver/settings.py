@@ -110,6 +110,11 @@ class Settings(Limits, BaseSettings):
     file_chunk_bytes: int = Field(
         1 << 20, gt=0, description="Bytes of a file read at a time: at Starlette's 64 KiB each GiB costs twice the CPU."
     )
+    accel_prefix: str | None = Field(
+        None,
+        pattern=r"^/([A-Za-z0-9._~-]+/)+$",
+        description="Internal location, /accel/, of an nginx in front whose alias is `files_root`: it sends the files.",
+    )
     relay_upstream: str | None = Field(
         None, pattern=r"^https?://[^/]", description="URL of the folder whose files are relayed: http://host/files."
     )
