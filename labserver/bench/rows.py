@@ -15,7 +15,7 @@ __all__ = ["OURS", "ROWS", "Entry", "Row"]
 OURS = "labserver"
 IN_FLIGHT = 16  # messages of the saturated row
 STALL_BYTES = 2048  # of a message with a stalled reader: the kernel's buffers, then ours, are full in a second
-FIRST_TOKEN = 0.02  # seconds the LLM thinks before it answers: time to connect for the events
+FIRST_TOKEN, PACE = 0.02, 0.001  # seconds the LLM thinks, time to connect for the events; and between two tokens
 SECRET = "a secret of the benchmark alone, 32 bytes or more"
 
 Prepare = Callable[[Place, Size], Mapping[str, Any]]
@@ -115,7 +115,7 @@ def _file(place: Place, size: Size) -> Mapping[str, Any]:
 
 
 def _answers(place: Place, size: Size) -> Mapping[str, Any]:
-    return {"tokens": size.tokens, "delay": 0.0, "first": FIRST_TOKEN}
+    return {"tokens": size.tokens, "delay": PACE, "first": FIRST_TOKEN}
 
 
 def _upstream(place: Place, size: Size) -> Mapping[str, Any]:
