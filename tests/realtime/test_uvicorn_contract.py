@@ -38,7 +38,9 @@ BOTH: Surface = {
 CONTRACT: dict[type, Surface] = {
     WebSocketsSansIOProtocol: {
         **BOTH,
-        **attributes("conn queue writable read_paused handshake_complete close_sent close_timer logger"),
+        **attributes(
+            "conn queue writable read_paused handshake_complete close_sent close_timer logger request response"
+        ),
         "receive": (),
         "send": ("message",),
         "handle_connect": ("event",),
