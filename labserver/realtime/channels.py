@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Self
 
 from .connection import Connection
 from .drain import Drain
@@ -72,7 +73,7 @@ class Channels:
         await self.engine.start(self.hub)
         try:
             with self.drain.on_signals():
-                yield {"drain": self.drain.run}
+                yield {"drain": partial(self.drain.run, 0)}  # for who stops a server without a signal
         finally:
             await self.engine.stop()
 
@@ -100,76 +101,92 @@ class Channels:
         self.counts.published += 1
         return id
 
-    @asynccontextmanager
-    async def subscribe(self, channel: str, user: str | None = None) -> AsyncIterator["Subscription"]:
-        """Take a place on a channel, before anything is written: `await subscription.enter(connection, after)`.
+    def subscribe(self, channel: str, user: str | None = None) -> "Subscription":
+        """Return a place on a channel, taken by `async with` before anything is written.
 
         Args:
             channel: its name.
             user: who is shown as present, and whose connections are counted; None for nobody.
+        """
+        return Subscription(self, channel, user)
+
+    def seat(self, user: str) -> None:
+        """Count one more connection of a user.
 
         Raises:
             TooMany: `user` has `connections_per_user` here.
-            EngineDown: the engine can't be asked now.
         """
-        with self._counted(user):
-            await self.engine.attach(channel)
-            try:
-                async with self._present(channel, user):
-                    subscription = Subscription(self, channel)
-                    try:
-                        yield subscription
-                    finally:
-                        subscription.leave()
-            finally:
-                self.engine.detach(channel)
-
-    @asynccontextmanager
-    async def _present(self, channel: str, user: str | None) -> AsyncIterator[None]:
-        if user is None:
-            yield
-            return
-        member = secrets.token_hex(8)
-        await self.engine.join(channel, member, user)
-        try:
-            yield
-        finally:
-            await self.engine.leave(channel, member)
-
-    def _counted(self, user: str | None) -> "_Seat":
-        if user is not None and self._users[user] >= self.limits.connections_per_user:
+        if self._users[user] >= self.limits.connections_per_user:
             raise TooMany(f"{user} has {self.limits.connections_per_user} connections: close one of them first")
-        return _Seat(self._users, user)
+        self._users[user] += 1
 
-
-class _Seat:
-    """One of a user's connections, while inside."""
-
-    __slots__ = ("_user", "_users")
-
-    def __init__(self, users: Counter[str], user: str | None) -> None:
-        self._users, self._user = users, user
-
-    def __enter__(self) -> None:
-        if self._user is not None:
-            self._users[self._user] += 1
-
-    def __exit__(self, *error: object) -> None:
-        if self._user is not None:
-            self._users[self._user] -= 1
-            if not self._users[self._user]:
-                del self._users[self._user]
+    def unseat(self, user: str) -> None:
+        """Count one connection of a user less."""
+        self._users[user] -= 1
+        if not self._users[user]:
+            del self._users[user]
 
 
 class Subscription:
-    """A place on a channel for one connection, from `Channels.subscribe`."""
+    """A place on a channel for one connection, from `Channels.subscribe`: an async context manager.
 
-    __slots__ = ("_channels", "_connection", "_last", "channel")
+    Clean-up is `close`, which waits for nothing, so it can be called wherever a connection ends.
+    """
 
-    def __init__(self, channels: Channels, channel: str) -> None:
-        self._channels, self.channel = channels, channel
+    __slots__ = ("_channels", "_connection", "_last", "_member", "_taken", "_user", "channel")
+
+    def __init__(self, channels: Channels, channel: str, user: str | None) -> None:
+        self._channels, self.channel, self._user = channels, channel, user
+        self._member = secrets.token_hex(8) if user is not None else ""
         self._connection: Connection | None = None
         self._last = ""  # event of the last message replayed
+        self._taken = False
+
+    async def __aenter__(self) -> Self:
+        await self.take()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+    async def take(self) -> None:
+        """Take the place; then somebody has to `close` it.
+
+        Raises:
+            TooMany: the user has `connections_per_user` here.
+            EngineDown: the engine can't be asked now.
+        """
+        if self._user is not None:
+            self._channels.seat(self._user)
+        try:
+            await self._channels.engine.attach(self.channel)
+        except BaseException:
+            if self._user is not None:
+                self._channels.unseat(self._user)
+            raise
+        self._taken = True
+        if self._user is not None:
+            self._channels.engine.join(self.channel, self._member, self._user)
+
+    def close(self) -> None:
+        """Leave the place, whatever state it is in. Again is harmless."""
+        if not self._taken:
+            return
+        self._taken = False
+        if self._connection is not None:
+            self._left(self._connection)
+        if self._user is not None:
+            self._channels.engine.leave(self.channel, self._member)
+            self._channels.unseat(self._user)
+        self._channels.engine.detach(self.channel)
+
+    def _left(self, connection: Connection) -> None:
+        channels, self._connection = self._channels, None
+        channels.hub.leave(connection, self.channel)
+        channels.counts.dropped += connection.dropped
+        channels.counts.cut += connection.too_slow
+        channels.open.discard(connection)
+        channels.drain.look()
 
     async def enter(self, connection: Connection, after: str | None = None) -> None:
         """Write how the stream begins, replay what came after the cursor `after`, and let the connection in.
@@ -189,6 +206,8 @@ class Subscription:
                 hub.release(self.channel, held)
                 held = hub.hold(self.channel)
                 cursor = await self._replay(connection, cursor)
+            if not self._taken:  # it ended meanwhile
+                return
             _tell(connection, [each for each in held.messages if since(cursor, each.id)])
             hub.enter(connection, self.channel)
             self._channels.open.add(connection)
@@ -198,19 +217,10 @@ class Subscription:
         finally:
             hub.release(self.channel, held)
 
-    def leave(self) -> None:
-        """Get nothing more."""
-        if self._connection is not None:
-            self._channels.hub.leave(self._connection, self.channel)
-            self._channels.counts.dropped += self._connection.dropped
-            self._channels.counts.cut += self._connection.too_slow
-            self._channels.open.discard(self._connection)
-            self._channels.drain.look()
-
     async def _begin(self, connection: Connection, after: str | None) -> str:
         if after is None:
             cursor = self._channels.engine.position(self.channel)
-            self._open(connection, "start", cursor)
+            self._say_opening(connection, "start", cursor)
             return cursor
         position(after)
         self._channels.counts.resumed += 1
@@ -220,10 +230,10 @@ class Subscription:
         """Write what is kept after `cursor` and was handed to the hub by now; return where that ends."""
         engine = self._channels.engine
         until = engine.position(self.channel)
-        while not opened or cursor != until:
+        while self._taken and (not opened or cursor != until):
             page = await engine.history(self.channel, cursor, until, PAGE)
             if page.gap or not opened:
-                self._open(connection, "gap" if page.gap else "resume", page.start)
+                self._say_opening(connection, "gap" if page.gap else "resume", page.start)
                 self._channels.counts.gaps += page.gap
                 await connection.drained()
             for burst in _bursts(page.messages):
@@ -236,7 +246,7 @@ class Subscription:
             opened, cursor = True, page.cursor
         return cursor
 
-    def _open(self, connection: Connection, kind: str, cursor: str) -> None:
+    def _say_opening(self, connection: Connection, kind: str, cursor: str) -> None:
         said = control(kind, id=cursor), opening(kind, cursor, self._channels.limits.sse_retry)
         connection.tell(said, cursor=cursor)
 

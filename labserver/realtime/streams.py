@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -21,7 +21,7 @@ from .direct import DirectHttp, direct
 from .engines.base import EngineDown
 from .expiry import Expiry
 from .limits import Limits
-from .message import comment, dumps, line, sse
+from .message import comment, dumps, line, position, sse
 
 __all__ = ["EventStream", "Stream", "event_stream", "ndjson"]
 
@@ -44,6 +44,9 @@ class EventStream(Response):
         expires: unix time at which its token ends, and this stream with it.
         headers: more of them.
         slow: what happens to a reader who is behind.
+
+    Raises:
+        ValueError: `after` has not the form of a cursor.
     """
 
     media_type = EVENT_STREAM
@@ -61,32 +64,64 @@ class EventStream(Response):
     ) -> None:
         self.channels, self.channel, self.after, self.user = channels, channel, after, user
         self.expires, self.slow = expires, slow
+        if after is not None:
+            position(after)
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
-            return await _head(self, send)
-        try:
-            async with self.channels.subscribe(self.channel, self.user) as subscription:
-                body = await _begin(self, send)
-                await self._run(scope, receive, body, subscription)
-        except TooMany as error:
-            await JSONResponse({"detail": str(error)}, 429)(scope, receive, send)
-        except EngineDown as error:
-            await JSONResponse({"detail": str(error)}, 503, {"retry-after": "1"})(scope, receive, send)
+            await _head(self, send)
+        elif (refused := await self._begun(scope, receive, send)) is not None:
+            await refused(scope, receive, send)
 
-    async def _run(self, scope: Scope, receive: Receive, body: "Body", subscription: Subscription) -> None:
-        async with _reader(scope, receive, body, self.channels.limits) as (connection, ended):
-            connection.slow = self.slow
-            with Expiry(connection, self.expires):
-                try:
-                    await subscription.enter(connection, self.after)
-                except EngineDown as error:
-                    connection.close((TRY_LATER, str(error), self.channels.limits.sse_retry))
-                goodbye = await ended
-            if goodbye is not None:
-                await body(farewell(goodbye), False)
+    async def _begun(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Serve the stream, or return why not."""
+        subscription = self.channels.subscribe(self.channel, self.user)
+        try:
+            await subscription.take()
+        except TooMany as error:
+            return JSONResponse({"detail": str(error)}, 429)
+        except EngineDown as error:
+            return JSONResponse({"detail": str(error)}, 503, {"retry-after": "1"})
+        with ExitStack() as held:
+            held.callback(subscription.close)
+            line = direct(scope)
+            if line is not None:
+                self.headers["connection"] = "close"  # a response that is taken over ends with its connection
+            body = await _begin(self, send)
+            if isinstance(line, DirectHttp) and line.streaming():
+                await self._hand_over(line, subscription, held)
+            else:
+                await self._serve(receive, body, subscription, held)
+        return None
+
+    async def _hand_over(self, line: DirectHttp, subscription: Subscription, held: ExitStack) -> None:
+        """Begin the stream; when it has begun, this call ends, and the connection goes on without it."""
+        held.enter_context(Expiry(line, self.expires))
+        line.take_over(farewell, held.pop_all().close)
+        try:
+            await self._enter(line, subscription)
+        except BaseException:
+            line.cut()
+            raise
+
+    async def _serve(self, receive: Receive, body: "Body", subscription: Subscription, held: ExitStack) -> None:
+        async def farewells(goodbye: Goodbye) -> None:
+            await body(farewell(goodbye), False)
+
+        plain = Plain(lambda piece: body(piece, True), "event", farewells, self.channels.limits)
+        held.enter_context(Expiry(plain, self.expires))
+        async with plain.running(), _watching(receive, plain.cut):
+            await self._enter(plain, subscription)
+            await asyncio.get_running_loop().create_future()
+
+    async def _enter(self, connection: Connection, subscription: Subscription) -> None:
+        connection.slow = self.slow
+        try:
+            await subscription.enter(connection, self.after)
+        except EngineDown as error:
+            connection.close((TRY_LATER, str(error), self.channels.limits.sse_retry))
 
 
 def farewell(goodbye: Goodbye) -> bytes:
@@ -119,24 +154,6 @@ async def _head(response: Response, send: Send) -> None:
     """Answer HEAD: nothing is begun for it."""
     body = await _begin(response, send)
     await body(b"", False)
-
-
-@asynccontextmanager
-async def _reader(
-    scope: Scope, receive: Receive, body: Body, limits: Limits
-) -> AsyncIterator[tuple[Connection, "asyncio.Future[Goodbye | None]"]]:
-    """Yield a connection, and what its stream ends with: a goodbye to be said, or None."""
-    line = direct(scope)
-    if isinstance(line, DirectHttp) and line.streaming():
-        yield line, line.until_end()
-        return
-
-    async def farewells(goodbye: Goodbye) -> None:
-        await body(farewell(goodbye), False)
-
-    plain = Plain(lambda piece: body(piece, True), "event", farewells, limits)
-    async with plain.running(), _watching(receive, plain.cut):
-        yield plain, asyncio.get_running_loop().create_future()
 
 
 @asynccontextmanager

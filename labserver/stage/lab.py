@@ -9,10 +9,10 @@ import asyncio
 import pkgutil
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -210,13 +210,12 @@ def _lifespan_of(stack: AsyncExitStack, own: _Own, live: FastAPI) -> Any:
     """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
         async with stack:
             stack.callback(own.database.remove)
             stack.enter_context(own.llm)
             stack.enter_context(files.in_use())
-            await stack.enter_async_context(live.router.lifespan_context(live))
-            yield {"drain": partial(live.state.channels.drain.run, 0)}
+            yield await stack.enter_async_context(live.router.lifespan_context(live))
 
     return lifespan
 

@@ -24,7 +24,7 @@ class History:
         messages: in the order of publishing.
         gap: whether messages between the cursor that was asked for and the first of these may be missing.
         cursor: where the stretch ends: to be asked from next.
-        start: after a gap the cursor just before the first message; else the one that was asked for.
+        start: after a gap, or when nothing was asked for, the cursor just before the first message; else that one.
     """
 
     cursor: str
@@ -86,11 +86,11 @@ class Engine(Protocol):
             EngineDown: it can't be asked now.
         """
 
-    async def join(self, channel: str, member: str, user: str) -> None:
+    def join(self, channel: str, member: str, user: str) -> None:
         """Show `member` (a connection) of `user` as present, until it leaves or its process is dead for a while."""
 
-    async def leave(self, channel: str, member: str) -> None:
-        """Show `member` no longer."""
+    def leave(self, channel: str, member: str) -> None:
+        """Show `member` no longer. Neither waits: an engine with a broker tells it soon."""
 
     async def presence(self, channel: str) -> dict[str, int]:
         """Return user -> number of connections, over all workers."""

@@ -82,10 +82,10 @@ class MemoryEngine:
             del self._attached[channel]
 
     def position(self, channel: str) -> str:
-        return self._id(self._log(channel).last)
+        return self._id(self._past(channel).last)
 
     async def history(self, channel: str, after: str | None, until: str | None, limit: int) -> History:
-        log = self._log(channel)
+        log = self._past(channel)
         self._trim(log)
         first = log.last - len(log.kept)  # the number before the oldest kept
         newest = min(self._number(until), log.last) if until else log.last
@@ -96,10 +96,10 @@ class MemoryEngine:
         messages = [message for _, _, message in islice(log.kept, begin - first, end - first)]
         return History(self._id(end), messages, gap, self._id(begin))
 
-    async def join(self, channel: str, member: str, user: str) -> None:
+    def join(self, channel: str, member: str, user: str) -> None:
         self._members.setdefault(channel, {})[member] = user
 
-    async def leave(self, channel: str, member: str) -> None:
+    def leave(self, channel: str, member: str) -> None:
         members = self._members.get(channel, {})
         members.pop(member, None)
         if not members:
@@ -125,6 +125,10 @@ class MemoryEngine:
             log = self._logs[channel] = Log(self._retired)
         self._logs.move_to_end(channel)
         return log
+
+    def _past(self, channel: str) -> Log:
+        """Return a channel's log to be read: names that nobody publishes on push no other out."""
+        return self._logs.get(channel) or Log(self._retired)
 
     def _forget(self) -> None:
         """Drop the channel that was idle longest when there are too many; its numbers are used by no one again."""
