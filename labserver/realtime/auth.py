@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .codes import FORBIDDEN, UNAUTHENTICATED, Refused, said
+from .codes import BROKEN, FORBIDDEN, UNAUTHENTICATED, Refused, said
 from .limits import Limits
 
 __all__ = ["WAYS", "Auth", "Identity", "Redact", "check_channel", "may_publish", "may_read", "redact_logs"]
@@ -86,7 +86,6 @@ class Auth:
         self.ways, self.cookie = frozenset(ways), cookie
 
     # ---- tokens and tickets
-
     def mint(self, sub: str, ttl: float | None = None) -> str:
         """Return a token for the user `sub`, valid for `ttl` seconds (None: `token_ttl`)."""
         return self._sign(sub, self.limits.token_audience, self.limits.token_ttl if ttl is None else ttl)
@@ -147,7 +146,6 @@ class Auth:
         raise Refused(UNAUTHENTICATED)
 
     # ---- ways in
-
     async def identify(self, request: Request) -> Identity | None:
         """Return who sent an HTTP request; None when no credential came.
 
@@ -174,7 +172,7 @@ class Auth:
             allowed: whether somebody known may come here.
 
         Raises:
-            Refused: it was not let in, and has been told so: see `refuse`.
+            Refused: it was not let in, and has been told so: see `refuse`; 1006, it left.
         """
         try:
             return await self._entered(websocket, anonymous, allowed)
@@ -184,7 +182,7 @@ class Auth:
 
     async def refuse(self, websocket: WebSocket, refused: Refused) -> None:
         """Tell why: a program by a denial response, a page (it learns a code only after accept) by a close code."""
-        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+        with suppress(OSError, RuntimeError, WebSocketDisconnect, Refused):  # it took too long, or left
             async with asyncio.timeout(self.limits.goodbye_timeout):
                 if websocket.application_state.name == "CONNECTED":
                     await websocket.close(refused.code, said(refused.reason))
@@ -256,7 +254,10 @@ class Auth:
 
 
 async def _accept(websocket: WebSocket) -> None:
-    await websocket.accept(PROTOCOL if PROTOCOL in _offered(websocket) else None)
+    try:
+        await websocket.accept(PROTOCOL if PROTOCOL in _offered(websocket) else None)
+    except OSError:  # it left meanwhile
+        raise Refused(BROKEN) from None
 
 
 def _offered(connection: HTTPConnection) -> list[str]:
@@ -275,7 +276,6 @@ def _origin(url: str) -> tuple[str, str, int | None] | None:
 
 
 # ---- logs
-
 
 LOGGERS = ("uvicorn.access", "uvicorn.error", "uvicorn.asgi")  # the last one traces scopes
 
@@ -304,8 +304,7 @@ class Redact(logging.Filter):
 
     def blanked(self, value: Any) -> Any:
         """Return what has a secret as text without it, and anything else as it is."""
-        text = str(value)
-        blanked = self.SECRET.sub(lambda found: f"{found[1] or ''}***", text)
+        blanked = self.SECRET.sub(lambda found: f"{found[1] or ''}***", text := str(value))
         return value if blanked == text else blanked
 
 
