@@ -18,13 +18,13 @@ from labserver.realtime.auth import Auth, redact_logs
 from labserver.realtime.channels import Channels
 from labserver.realtime.engines.base import Engine
 from labserver.realtime.engines.memory import MemoryEngine
-from labserver.service import channels, chat, echo, health, jobs, login
+from labserver.service import channels, chat, downloads, echo, health, items, jobs, login
 from labserver.service.secret import secret_of
 from labserver.settings import Settings, get_settings
 
 __all__ = ["create_app", "refuse_bad_input"]
 
-ROUTERS = (login, channels, echo, chat, jobs, health)
+ROUTERS = (login, channels, echo, items, downloads, chat, jobs, health)
 
 
 async def refuse_bad_input(request: Request, error: Exception) -> Response:

@@ -25,7 +25,7 @@ from starlette.responses import MalformedRangeHeader
 
 from labserver.settings import Settings, get_settings
 
-__all__ = ["router"]
+__all__ = ["files_root", "router"]
 
 TURN = 8  # pieces read in the loop's thread before others have their turn, where no wait for the client gives it
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9._ -]")
@@ -55,7 +55,8 @@ class Found:
     stat: os.stat_result
 
 
-def _root(settings: Lab) -> Path:
+def files_root(settings: Lab) -> Path:
+    """Return the folder whose files may be had."""
     if settings.files_root is None:
         raise HTTPException(503, "no folder of files: set LABSERVER_FILES_ROOT")
     return settings.files_root
@@ -66,7 +67,7 @@ def find(
         str,
         InPath(description="A file below the folder; folders in it are divided by `/`.", examples=["prices.csv"]),
     ],
-    root: Annotated[Path, Depends(_root)],
+    root: Annotated[Path, Depends(files_root)],
     request: Request,
 ) -> Found:
     """Return the file of that name; 404 is all that a client learns about anything else.

@@ -19,7 +19,7 @@ from labserver.realtime.message import line
 from labserver.realtime.streams import NDJSON, Stream
 from labserver.settings import Settings, get_settings
 
-__all__ = ["router"]
+__all__ = ["database_url", "router"]
 
 FIRST, BATCH = 50, 500  # rows: the first batch is small, so that it comes at once
 LIMIT = 1000  # rows, where the client names no number
@@ -73,24 +73,36 @@ class Items:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own the pool while the app runs."""
     settings: Settings = app.dependency_overrides.get(get_settings, get_settings)()
-    app.state.items = None
-    if settings.database_url is None:
-        yield
-        return
-    app.state.items = Items(settings.database_url, settings.database_pool_timeout)
+    app.state.items = _of(settings.database_url, settings) if settings.database_url else None
     try:
         yield
     finally:
-        await app.state.items.engine.dispose()
+        if app.state.items is not None:
+            await app.state.items.engine.dispose()
 
 
 router = APIRouter(tags=["items"], lifespan=lifespan)
 
 
-async def _items(request: Request) -> Items:
-    items: Items | None = request.app.state.items
-    if items is None:
+def _of(url: str, settings: Settings) -> Items:
+    return Items(url, settings.database_pool_timeout)
+
+
+def database_url(settings: Annotated[Settings, Depends(get_settings)]) -> str:
+    """Say where the items are."""
+    if settings.database_url is None:
         raise HTTPException(503, "no database: set LABSERVER_DATABASE_URL")
+    return settings.database_url
+
+
+async def _items(
+    request: Request,
+    url: Annotated[str, Depends(database_url)],
+    settings: Annotated[Settings, Depends(get_settings)],
+) -> Items:
+    state = request.app.state
+    state.items = state.items or _of(url, settings)  # an app that names none may have been lent one
+    items: Items = state.items
     return items
 
 
