@@ -21,7 +21,7 @@ from .engines.base import Engine, since
 from .engines.memory import MemoryEngine
 from .hub import JOIN_BYTES, OVER, Hub
 from .limits import Limits
-from .message import DEFAULT_EVENT, LAST, Message, check_event, control, dumps, forms, opening, position
+from .message import DEFAULT_EVENT, LAST, Message, check_event, compact, control, dumps, forms, opening, position
 
 __all__ = ["Channels", "Counts", "Subscription", "TooMany"]
 
@@ -84,7 +84,7 @@ class Channels:
             ValueError: `data` can't be written as JSON, or `event` or `key` is not one.
             EngineDown: it may not be stored: publish again, with the same `key`.
         """
-        return await self.publish_json(channel, dumps(data), event, key)
+        return await self.publish_json(channel, compact(data), event, key)
 
     async def publish_json(self, channel: str, data: str, event: str = DEFAULT_EVENT, key: str | None = None) -> str:
         """Publish JSON text, as `message.json_text` returns it; otherwise as `publish`."""

@@ -107,8 +107,17 @@ def json_text(body: str | bytes) -> str:
 
 
 def compact(value: Any) -> str:
-    """Return what `json_value` returned as compact JSON text, whole numbers of any size included."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    """Return a value as compact JSON text, whole numbers of any size included.
+
+    Raises:
+        ValueError: it can't be written as JSON: NaN, half a character, an object of an unknown type.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    return text
 
 
 def check_event(name: str) -> str:
