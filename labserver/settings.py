@@ -112,7 +112,7 @@ class Settings(Limits, BaseSettings):
     )
     accel_prefix: str | None = Field(
         None,
-        pattern=r"^/([A-Za-z0-9._~-]+/)+$",
+        pattern=r"^/([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)+$",
         description="Internal location, /accel/, of an nginx in front whose alias is `files_root`: it sends the files.",
     )
     relay_upstream: str | None = Field(
