@@ -68,7 +68,8 @@ class Direct(Connection):
     def pause_writing(self) -> None:
         super().pause_writing()  # type: ignore[misc]
         self.place(True)
-        self.give_up_in(self.limits.write_deadline)
+        if self.deadline is None:
+            self._watch()
 
     def resume_writing(self) -> None:
         if self.deadline is not None:
@@ -90,6 +91,17 @@ class Direct(Connection):
             self.scope.get("extensions", {}).pop(EXTENSION, None)  # type: ignore[attr-defined]  # a reference cycle
         super().connection_lost(exc)  # type: ignore[misc]
 
+    def _watch(self) -> None:
+        """Cut off a reader who takes nothing for `write_deadline`, as nginx's send_timeout does; slow is no fault."""
+        left = self.transport.get_write_buffer_size()
+        self.deadline = self.loop.call_later(self.limits.write_deadline, self._judge, left)
+
+    def _judge(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() < before:
+            self._watch()
+        else:
+            self.give_up()
+
     def give_up_in(self, seconds: float) -> None:
         """Cut off the reader, unless it reads on or is gone before; of two such limits the earlier one counts."""
         if self.deadline is not None:
@@ -101,7 +113,11 @@ class Direct(Connection):
         """See to it that a transport that is closing ends also for a reader who takes nothing."""
         if self.transport.is_closing() and self in self.connections:
             self.leave()
-            self.give_up_in(self.limits.goodbye_timeout)
+            self.bound()
+
+    def bound(self) -> None:
+        """Give a reader who is to leave a last chance to read what waits for it."""
+        self.give_up_in(self.limits.goodbye_timeout)
 
 
 class Inbox:
@@ -246,6 +262,11 @@ class DirectHttp(Direct, HttpToolsProtocol):
         on_its_way = cycle.response_started and cycle.chunked_encoding is True
         return on_its_way and not cycle.response_complete and not cycle.disconnected
 
+    def bound(self) -> None:
+        """Wait for whoever reads on: the end of a download is as long as its pieces."""
+        if self.deadline is None:
+            self._watch()
+
     def take_over(self, farewell: Callable[[Goodbye], bytes], ended: Callable[[], None]) -> None:
         """Serve what follows of a response that is streaming; the app's call may return, or replay something first.
 
@@ -271,12 +292,10 @@ class DirectHttp(Direct, HttpToolsProtocol):
         self.leave()
         if self.farewell is None or self.transport.is_closing():
             return
-        if self.behind:
-            self.give_up_in(self.limits.goodbye_timeout)
         last = self.farewell(goodbye)
         self.transport.write((chunk(last) if last else b"") + b"0\r\n\r\n")
         self.transport.close()
-        self.bury()
+        self.give_up_in(self.limits.goodbye_timeout)
         self._end()
 
     async def drained(self) -> None:

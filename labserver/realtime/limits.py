@@ -20,7 +20,9 @@ class Limits(BaseModel, frozen=True):
         1 << 20, gt=0, description="Bytes that may wait for one reader who is behind: any one message, or 5,000 small."
     )
     write_deadline: float = Field(
-        10.0, gt=0, description="Seconds a reader may stay behind without reading on: a lost phone is back, or gone."
+        10.0,
+        gt=0,
+        description="Seconds a reader who is behind may take nothing: a lost phone is back by then, or gone.",
     )
     connections_per_user: int = Field(
         10_000, gt=0, description="Number of connections one user may have in a process: a limit against a mistake."

@@ -28,6 +28,7 @@ __all__ = ["EventStream", "Stream", "event_stream", "ndjson"]
 HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}  # no copy in a cache, no wait in nginx
 EVENT_STREAM, NDJSON = "text/event-stream", "application/x-ndjson"
 PUMPED = 16  # pieces that wait between source and reader: the writer joins them
+PUMPED_BYTES = 1 << 18  # and as many bytes, or one piece
 FAILED = "the stream failed: its beginning is all there is"
 
 log = logging.getLogger(__name__)
@@ -177,19 +178,21 @@ async def _watching(receive: Receive, gone: Callable[[], object]) -> AsyncIterat
 
 
 class Pipe:
-    """What a source is ahead of its reader: at most `PUMPED` pieces, then the source waits."""
+    """What a source is ahead of its reader: at most `PUMPED` pieces or `PUMPED_BYTES`, then the source waits."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
+        self._size = 0
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._ended = False
 
     async def put(self, piece: bytes) -> None:
         """Add a piece, when there is room."""
-        while len(self._pieces) >= PUMPED:
+        while len(self._pieces) >= PUMPED or self._size >= PUMPED_BYTES:
             self._room.clear()
             await self._room.wait()
         self._pieces.append(piece)
+        self._size += len(piece)
         self._changed.set()
 
     def end(self) -> None:
@@ -210,6 +213,7 @@ class Pipe:
                 return b""
         burst = b"".join(self._pieces)
         self._pieces.clear()
+        self._size = 0
         self._room.set()
         return burst
 

@@ -53,7 +53,7 @@ async def test_a_stalled_reader_is_cut_off_by_the_bytes_that_wait_for_it_and_the
             async with raw(live, f"/{wire}/c") as other:
                 await other.opened()
                 assert lab.channels.hub.connections("c") == 2
-                while lab.left == 0:
+                while lab.metric("cut") == 0:
                     await publish(live, lab, *many(count, count + 20))
                     count += 20
                     assert lab.metric("outbox_bytes") <= QUICK.outbox_bytes + (1 << 16)
@@ -407,24 +407,56 @@ async def test_no_frame_follows_a_close_frame() -> None:
         await until(lab.empty)
 
 
-async def test_a_request_after_a_stream_on_the_same_connection_is_answered() -> None:
+async def test_a_stream_says_that_its_connection_ends_with_it_and_it_does() -> None:
     lab = Lab()
-
-    def other(request: Request) -> PlainTextResponse:
-        return PlainTextResponse("other")
-
-    lab.app.router.routes.append(Route("/", other))
     with served(lab, "direct") as live:
         async with raw(live, "/sse/c") as client:
             await client.opened()
             (connection,) = lab.channels.open
             live.submit(said_goodbye(connection))
-            await client.read_until(lambda raw: raw.data.endswith(b"0\r\n\r\n"))
+            await client.read_all()
+            assert b"connection: close\r\n" in client.data
+            assert client.data.endswith(b"0\r\n\r\n")
             assert client.said()[-1]["type"] == "drain"
             await until(lab.empty)
-            await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            await client.read_until(lambda raw: raw.data.endswith(b"other"))
-            await client.send(b"GET /sse/c HTTP/1.1\r\nHost: a\r\n\r\n")
-            await client.read_until(lambda raw: raw.data.count(b"event: start") == 2)
-            assert lab.channels.hub.connections("c") == 1
-        await until(lab.empty)
+
+
+# ---- readers who are slow, and read
+
+
+async def test_who_reads_slowly_is_waited_for_to_the_end_of_a_response() -> None:
+    """Each deadline passes several times while the reader takes a little; only taking nothing would end it."""
+    body = b"x" * (4 << 20)
+
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(body, headers={"connection": "close"})
+
+    limits = Limits(write_deadline=0.4, goodbye_timeout=0.1)
+    app = Starlette(routes=[Route("/page", page)])
+    with start(app, name="slow", socket_options=SMALL, **protocols(limits)) as live:
+        async with raw(live, "/page", small=True) as reader:
+            loop, began, got = asyncio.get_running_loop(), asyncio.get_running_loop().time(), 0
+            while await reader.more():
+                if len(reader.data) - got > 1 << 18:
+                    got = len(reader.data)
+                    await asyncio.sleep(0.15)  # slower than the deadlines, faster than nothing
+            assert loop.time() - began > limits.write_deadline
+            assert reader.data.endswith(body)
+    assert live.errors() == []
+
+
+async def test_who_takes_nothing_of_a_response_is_cut_off() -> None:
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(b"x" * (8 << 20), headers={"connection": "close"})
+
+    app, limits = Starlette(routes=[Route("/page", page)]), Limits(write_deadline=0.2)
+    with start(app, name="deaf", socket_options=SMALL, **protocols(limits)) as live:
+        async with raw(live, "/page", small=True) as reader:
+            await reader.more()
+            held = await on(live, _connections(live))
+            await until(lambda: not held)
+    assert live.errors() == []
+
+
+async def _connections(live: LiveServer) -> Any:
+    return live._runner._engine._server.server_state.connections  # type: ignore[attr-defined]
