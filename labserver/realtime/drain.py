@@ -36,6 +36,8 @@ class Drain:
     def __init__(self, connections: Collection[Connection], limits: Limits, counts: Counted) -> None:
         self._connections, self._limits, self._counts = connections, limits, counts
         self._empty = asyncio.Event()
+        self._before: dict[int, Any] = {}  # who heard each signal
+        self._passed = False
         self.begun = False
 
     async def run(self, seconds: float | None = None) -> None:
@@ -83,35 +85,31 @@ class Drain:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = asyncio.get_running_loop()
-        before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-
-        def take(number: int, frame: FrameType | None) -> None:
-            if self.begun:
-                passed.append(number)
-                loop.call_soon_threadsafe(self.hurry)
-                _call(before[number], number, frame)
-            else:
-                self.begun = True
-                loop.call_soon_threadsafe(begin, number)
-
-        def begin(number: int) -> None:
-            task = loop.create_task(self.run())
-            tasks.add(task)
-            task.add_done_callback(lambda _: None if passed else _call(before[number], number, None))
-
-        tasks: set[asyncio.Task[None]] = set()
-        passed: list[int] = []  # twice would be a third one to uvicorn, which then skips the lifespan's shutdown
-        ours = [number for number, handler in before.items() if callable(handler)]
-        for number in ours:
-            signal.signal(number, take)
+        self._loop, self._passed = asyncio.get_running_loop(), False
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self._before = {number: handler for number, handler in handlers.items() if callable(handler)}
+        for number in self._before:
+            signal.signal(number, self._take)
         try:
             yield
         finally:
-            for number in ours:
-                signal.signal(number, before[number])
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.begun:
+            self._loop.call_soon_threadsafe(self.hurry)
+            self._pass_on(number, frame)
+        else:
+            self.begun = True
+            self._loop.call_soon_threadsafe(self._begin, number)
 
-def _call(handler: Any, number: int, frame: FrameType | None) -> None:
-    if callable(handler):
-        handler(number, frame)
+    def _begin(self, number: int) -> None:
+        self._task = self._loop.create_task(self.run())
+        self._task.add_done_callback(lambda _: self._pass_on(number, None))
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Call the handler before ours, once: to uvicorn twice is one who can't wait for the lifespan's shutdown."""
+        passed, self._passed = self._passed, True
+        if not passed:
+            self._before[number](number, frame)

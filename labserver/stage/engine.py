@@ -27,7 +27,7 @@ from labserver.errors import LabError
 __all__ = ["Engine", "Log", "check_options", "one_line"]
 
 TICK = 0.1  # seconds between two looks at uvicorn's own exit conditions, as in uvicorn.Server.main_loop
-DRAIN = 0.5  # seconds an app has to say goodbye to its streams, where its lifespan's state offers a `drain`
+DRAIN = 0.5  # seconds an app has to say goodbye to its streams, where its lifespan's state offers a "drain..."
 GOODBYE = 0.05  # seconds a WebSocket's handler has to end by itself after the close frame, before it is cancelled
 UNWIND = 0.2  # seconds a cancelled task has for its `finally` blocks before it is left behind
 
@@ -215,12 +215,11 @@ class _Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Let the app say goodbye to its streams, as a signal would have made it do: to a stop there is none."""
-        drain = getattr(self.lifespan, "state", {}).get("drain")
-        if not callable(drain):
-            return
+        state = getattr(self.lifespan, "state", {})
+        drains = [value for name, value in state.items() if name.startswith("drain") and callable(value)]
         try:
             async with asyncio.timeout(DRAIN):
-                await drain()
+                await asyncio.gather(*(drain() for drain in drains))
         except Exception:
             logging.getLogger("uvicorn.error").exception("The app's drain failed")
 

@@ -9,7 +9,7 @@ import asyncio
 import pkgutil
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -210,12 +210,13 @@ def _lifespan_of(stack: AsyncExitStack, own: _Own, live: FastAPI) -> Any:
     """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with stack:
             stack.callback(own.database.remove)
             stack.enter_context(own.llm)
             stack.enter_context(files.in_use())
-            yield await stack.enter_async_context(live.router.lifespan_context(live))
+            state = await stack.enter_async_context(live.router.lifespan_context(live))
+            yield {"drain of live": (state or {}).get("drain")}  # "drain" is a pattern's
 
     return lifespan
 
