@@ -69,10 +69,10 @@ class Message:
 
 
 def dumps(value: Any) -> str:
-    """Return compact JSON text.
+    """Return compact JSON text of what the server itself says; `compact` is for what others publish.
 
     Raises:
-        ValueError: `value` can't be written as JSON: NaN, a lone surrogate, an object of an unknown type.
+        ValueError: `value` holds half a character, a whole number above 64 bits or an object of an unknown type.
     """
     try:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
@@ -210,8 +210,9 @@ def comment(text: str = "") -> bytes:
 
 def as_event(message: Message) -> bytes:
     """Return a message as an event."""
-    if message.event == DEFAULT_EVENT and BREAK.search(message.data) is None:
-        return f"id: {message.id}\ndata: {message.data}\n\n".encode()
+    if BREAK.search(message.data) is None:  # names and ids hold no break since they were published
+        event = "" if message.event == DEFAULT_EVENT else f"event: {message.event}\n"
+        return f"id: {message.id}\n{event}data: {message.data}\n\n".encode()
     return sse(message.data, event=message.event, id=message.id)
 
 
