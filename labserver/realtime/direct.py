@@ -63,6 +63,7 @@ class Direct(Connection):
 
     def enter(self, fan: Any) -> None:
         if not self.transport.is_closing():
+            cast(Any, self).write = self.transport.write  # no call of ours between hub and transport
             super().enter(fan)
 
     def pause_writing(self) -> None:
@@ -85,6 +86,7 @@ class Direct(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.leave()
         self.outbox = None
+        self.__dict__.pop("write", None)
         if self.deadline is not None:
             self.deadline.cancel()
         if getattr(self, "scope", None) is not None:
