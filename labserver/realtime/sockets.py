@@ -3,8 +3,7 @@
 Who the client is has been decided before (`auth.py`), and the socket is accepted. Every refusal is one of `codes.py`.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -15,31 +14,15 @@ from .connection import Connection, Goodbye, Plain, Slow
 from .direct import DirectWebSocket, direct
 from .engines.base import EngineDown
 from .expiry import Expiry
-from .limits import Limits, Rate
+from .limits import Rate
 from .message import DEFAULT_EVENT, compact, control, json_value
 
-__all__ = ["connected", "serve_socket"]
+__all__ = ["serve_socket"]
 
 Renew = Callable[[str], float]
 """Takes a token, returns the unix time it ends at; raises `Refused` for one that is not this client's."""
 
 UTF8_BYTES = 4  # the most that one character takes
-
-
-@asynccontextmanager
-async def connected(websocket: WebSocket, limits: Limits) -> AsyncIterator[Connection]:
-    """Yield an accepted websocket as a connection: the server's own, or a plain one with a writer task."""
-    line = direct(websocket.scope)
-    if isinstance(line, DirectWebSocket):
-        yield line
-        return
-
-    async def farewell(goodbye: Goodbye) -> None:
-        await websocket.close(goodbye[0], goodbye[1])
-
-    plain = Plain(websocket.send_text, "text", farewell, limits)
-    async with plain.running():
-        yield plain
 
 
 async def serve_socket(
@@ -67,49 +50,66 @@ async def serve_socket(
         renew: takes a new token from it; None: its token can't be renewed.
         slow: what happens when the client reads too slowly.
     """
-    async with connected(websocket, channels.limits) as connection:
-        connection.slow = slow
-        with Expiry(connection, expires) as expiry:
-            client = Client(channels, channel, connection, expiry, may_publish, renew)
-            try:
-                async with channels.subscribe(channel, user) as subscription:
-                    await subscription.enter(connection, after)
-                    await client.listen(websocket)
-            except WebSocketDisconnect:  # it left while something was sent to it
-                pass
-            except Refused as refused:
-                connection.close((refused.code, refused.reason, 0.0))
-            except TooMany as error:
-                connection.close((TOO_MANY, str(error), 0.0))
-            except EngineDown as error:
-                connection.close((TRY_LATER, str(error), 0.0))
-            except ValueError as error:
-                connection.close((BAD_MESSAGE, str(error), 0.0))
+    client = Client(websocket, channels, channel, user, expires, may_publish, renew)
+    line = direct(websocket.scope)
+    if isinstance(line, DirectWebSocket):
+        line.slow = slow
+        await client.serve(line, after)
+    else:
+        plain = _plain(websocket, channels)
+        plain.slow = slow
+        async with plain.running():
+            await client.serve(plain, after)
+
+
+def _plain(websocket: WebSocket, channels: Channels) -> Plain:
+    async def farewell(goodbye: Goodbye) -> None:
+        await websocket.close(goodbye[0], goodbye[1])
+
+    return Plain(websocket.send_text, "text", farewell, channels.limits)
 
 
 class Client:
     """What one client says, handled one message after the other: who does not read its answers is not read from."""
 
+    _connection: Connection
+
     def __init__(
         self,
+        websocket: WebSocket,
         channels: Channels,
         channel: str,
-        connection: Connection,
-        expiry: Expiry,
+        user: str | None,
+        expires: float | None,
         may_publish: bool,
         renew: Renew | None,
     ) -> None:
-        self._channels, self._channel, self._connection = channels, channel, connection
-        self._expiry, self._may_publish, self._renew = expiry, may_publish, renew
+        self._websocket, self._channels, self._channel, self._user = websocket, channels, channel, user
+        self._may_publish, self._renew = may_publish, renew
+        self._expires = expires
         self._rate = Rate(channels.limits.rate, channels.limits.rate_burst)
 
-    async def listen(self, websocket: WebSocket) -> None:
+    async def serve(self, connection: Connection, after: str | None) -> None:
+        """Serve it on this connection until either side leaves."""
+        self._connection = connection
+        try:
+            with Expiry(connection, self._expires) as self._expiry:
+                async with self._channels.subscribe(self._channel, self._user) as subscription:
+                    await subscription.enter(connection, after)
+                    await self.listen()
+        except WebSocketDisconnect:  # it left while something was sent to it
+            pass
+        except (Refused, TooMany, EngineDown, ValueError) as error:
+            code, reason = _refusal(error)
+            connection.close((code, reason, 0.0))
+
+    async def listen(self) -> None:
         """Handle what comes until the socket is closed.
 
         Raises:
             Refused: the client broke a rule; the code says which.
         """
-        while (message := await websocket.receive())["type"] == "websocket.receive":
+        while (message := await self._websocket.receive())["type"] == "websocket.receive":
             if not self._rate.allows():
                 raise Refused(TOO_FAST)
             said = self._read(message.get("text"))
@@ -156,3 +156,11 @@ class Client:
 
 
 SAYS = {"publish": Client._publish, "renew": Client._renewed, "pong": Client._pong}
+
+
+def _refusal(error: Exception) -> tuple[int, str]:
+    """Return the close code and the reason for what went wrong."""
+    if isinstance(error, Refused):
+        return error.code, error.reason
+    codes: dict[type[Exception], int] = {TooMany: TOO_MANY, EngineDown: TRY_LATER}
+    return codes.get(type(error), BAD_MESSAGE), str(error)
