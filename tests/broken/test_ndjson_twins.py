@@ -1,5 +1,6 @@
 """Each twin of the NDJSON topic fails in the way that it says, where a real client can see it; the pattern does not."""
 
+import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -41,6 +42,9 @@ async def test_session_held_for_the_stream(live: LiveServer) -> None:
     async with slow_clients(url) as statuses, httpx.AsyncClient(timeout=20) as client:
         assert statuses == [200] * SLOW
         assert (await client.get(f"{url}/items/1")).status_code == 500
+        async with asyncio.timeout(20):
+            while not live.errors():  # it is logged behind the answer
+                await asyncio.sleep(0.01)
         assert live.errors()[-1].startswith("TimeoutError: QueuePool limit of size 5 overflow 10 reached")
     async with httpx.AsyncClient(timeout=20) as client:
         assert (await client.get(f"{url}/items/1")).status_code == 200  # they left, and so did their sessions
