@@ -14,7 +14,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from labserver import __version__
-from labserver.realtime.auth import Auth, redact_logs
+from labserver.errors import LabError
+from labserver.realtime.auth import Auth, Claim, redact_logs
 from labserver.realtime.channels import Channels
 from labserver.realtime.engines.base import Engine
 from labserver.realtime.engines.memory import MemoryEngine
@@ -22,7 +23,7 @@ from labserver.service import channels, chat, downloads, echo, health, items, jo
 from labserver.service.secret import secret_of
 from labserver.settings import Settings, get_settings
 
-__all__ = ["create_app", "refuse_bad_input"]
+__all__ = ["create_app", "make_auth", "refuse_bad_input"]
 
 ROUTERS = (login, channels, echo, items, downloads, chat, jobs, health)
 
@@ -58,7 +59,7 @@ def create_app(
             redact_logs()
         chosen = app.dependency_overrides.get(get_settings, get_settings)()
         realtime = Channels((make_engine or _in_memory)(chosen), chosen)
-        app.state.channels, app.state.auth = realtime, _auth(chosen, realtime)
+        app.state.channels, app.state.auth = realtime, make_auth(chosen, realtime.engine.claim)
         async with realtime.lifespan(app) as state, chat.running(app), jobs.running(app):
             yield state
 
@@ -83,6 +84,14 @@ def _in_memory(settings: Settings) -> Engine:
     return MemoryEngine(settings, epoch=settings.sse_epoch)
 
 
-def _auth(settings: Settings, realtime: Channels) -> Auth:
+def make_auth(settings: Settings, claim: Claim) -> Auth:
+    """Return who is let in under these settings.
+
+    Raises:
+        LabError: the secret is too short, or an origin is none.
+    """
     secret = secret_of(settings) if settings.secret is not None else secrets.token_urlsafe(32)
-    return Auth([secret], settings, origins=settings.origins, ways=settings.auth_ways, claim=realtime.engine.claim)
+    try:
+        return Auth([secret], settings, origins=settings.origins, ways=settings.auth_ways, claim=claim)
+    except ValueError as error:
+        raise LabError(f"LABSERVER_ORIGINS: {error}.") from None

@@ -46,8 +46,9 @@ def serve(
             "The memory engine keeps messages in one process: with several, each client would get those of its own "
             "worker alone. Leave --workers out."
         )
-    if settings.secret is not None:  # a bad one must not wait for a login
-        secret_of(settings)
+    from labserver.service.app import make_auth
+
+    make_auth(settings, MemoryEngine().claim)  # a bad secret or origin must not wait for a login
     listener = bind(host, port)
     try:
         _run(listener, settings)

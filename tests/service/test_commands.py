@@ -69,6 +69,12 @@ def test_one_worker_does_not_start_with_a_short_secret() -> None:
     assert "too short" in refused(run("serve", "--port", "0", LABSERVER_SECRET="x" * 31))
 
 
+def test_an_origin_that_is_none_is_refused() -> None:
+    said = refused(run("serve", "--port", "0", LABSERVER_ORIGINS='["example.com"]'))
+    assert "LABSERVER_ORIGINS" in said
+    assert "https://example.com" in said
+
+
 def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
