@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from labserver.realtime.channels import KEY_MAX, Channels
 from labserver.service.channels import After, LastEventId, cursor_of
 from labserver.service.runs import WATCHED, Runs, private, watch
-from labserver.service.state import Known, TheChannels
-from labserver.settings import Settings, get_settings
+from labserver.service.state import Known, TheChannels, TheSettings
+from labserver.settings import Settings
 
 __all__ = ["router", "running"]
 
@@ -96,7 +96,7 @@ async def create(
     identity: Known,
     channels: TheChannels,
     jobs: Annotated[Runs, Depends(_jobs)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
     request: Request,
     response: Response,
     idempotency_key: Annotated[

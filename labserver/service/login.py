@@ -6,11 +6,11 @@ Passwords come from the settings (`LABSERVER_PASSWORDS`). The app in a lab on on
 import hmac
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from labserver.service.state import Known, TheAuth
-from labserver.settings import Settings, get_settings
+from labserver.service.state import Known, TheAuth, TheSettings
+from labserver.settings import Settings
 
 __all__ = ["router"]
 
@@ -47,7 +47,7 @@ async def login(
     auth: TheAuth,
     request: Request,
     response: Response,
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
 ) -> Token:
     """Return a token. It is set as a cookie as well, for pages of this origin."""
     if not request.app.state.open_login and not _password_fits(who, settings):
