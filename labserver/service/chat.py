@@ -18,7 +18,7 @@ from labserver.realtime.message import dumps
 from labserver.service.channels import After, LastEventId, cursor_of
 from labserver.service.llm import Clients, ask
 from labserver.service.runs import WATCHED, WHOLE, Runs, attended, private, watch
-from labserver.service.state import Known, TheChannels, TheSettings
+from labserver.service.state import UNKNOWN, UNREADABLE, Known, TheChannels, TheSettings
 
 __all__ = ["llm_url", "router", "running"]
 
@@ -100,7 +100,8 @@ class Telling:
     max_body_size=BODY_MAX,
     responses={
         201: {"content": {"application/json": {"example": {"id": EXAMPLE_ID, "events": f"/chat/{EXAMPLE_ID}/events"}}}},
-        401: {"description": "No token, or none that is valid here."},
+        **UNREADABLE,
+        **UNKNOWN,
         413: {"description": "The body is larger than a prompt may be."},
         503: {"description": "As many answers are under way as may be, there is no LLM, or the engine is down."},
     },

@@ -3,7 +3,7 @@
 These dependencies are async: FastAPI calls any other in a thread, once for each request.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.requests import HTTPConnection
@@ -14,6 +14,8 @@ from labserver.realtime.codes import Refused, status
 from labserver.settings import Settings, get_settings
 
 __all__ = [
+    "UNKNOWN",
+    "UNREADABLE",
     "AnyIdentity",
     "Channel",
     "Known",
@@ -24,6 +26,14 @@ __all__ = [
     "refusal",
     "settings_of",
 ]
+
+UNREADABLE: dict[int | str, dict[str, Any]] = {400: {"description": "The body is no text in UTF-8, or breaks off."}}
+FOREIGN = {"description": "A foreign page sent it, or a page's cookie came without its origin."}
+UNKNOWN: dict[int | str, dict[str, Any]] = {  # what an endpoint that needs a token may answer
+    401: {"description": "No token, or none that is valid here."},
+    403: FOREIGN,
+    503: {"description": "The engine is down, and can't tell whether a ticket was used: come again."},
+}
 
 
 def settings_of(app: FastAPI) -> Settings:
