@@ -207,8 +207,8 @@ TOLD = {
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The file. Behind nginx the app's own answer has no body, and nginx sends one.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": EXAMPLE}},
+        "description": "The file, of the type that its name says. Behind nginx the app's own answer has no body.",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}, "example": EXAMPLE}},
         "headers": {**TOLD, "Accept-Ranges": {"description": "`bytes`: parts may be asked for.", **TEXT}},
     },
     206: {"description": "The part that `Range` names, or several as multipart/byteranges.", "headers": TOLD},
