@@ -22,7 +22,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .codes import BROKEN, FORBIDDEN, UNAUTHENTICATED, Refused, said
+from .codes import BROKEN, FORBIDDEN, TRY_LATER, UNAUTHENTICATED, Refused, said, status
+from .engines.base import EngineDown
 from .limits import Limits
 
 __all__ = ["WAYS", "Auth", "Identity", "Redact", "check_channel", "may_publish", "may_read", "redact_logs"]
@@ -33,7 +34,6 @@ WAYS = frozenset({"bearer", "cookie", "subprotocol", "ticket", "query", "first-m
 PROTOCOL = "labserver.v1"  # the subprotocol that is selected; a browser offers it beside `token.<jwt>`
 TOKEN_MAX = 8192  # characters of a credential
 SAFE = {"GET", "HEAD", "OPTIONS"}  # RFC 9110, 9.2.1
-DENIED = {UNAUTHENTICATED: (401, {"WWW-Authenticate": "Bearer"})}  # RFC 9110, 11.6.1
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 Claim = Callable[[str, float], Awaitable[bool]]
@@ -120,10 +120,14 @@ class Auth:
         """Return whose ticket it is, once.
 
         Raises:
-            Refused: 4401, it is not one, over, or used.
+            Refused: 4401, it is not one, over, or used; 1013, the engine can't tell now.
         """
         claims = self._claims(ticket, self.limits.token_audience + TICKETS, "jti", "until")
-        if not await self._claim(f"ticket:{claims['jti']}", self.limits.ticket_ttl + 1):
+        try:
+            first = await self._claim(f"ticket:{claims['jti']}", self.limits.ticket_ttl + 1)
+        except EngineDown as error:
+            raise Refused(TRY_LATER, str(error)) from None
+        if not first:
             raise Refused(UNAUTHENTICATED, "the ticket was used before")
         return Identity(claims["sub"], claims["until"])
 
@@ -150,7 +154,8 @@ class Auth:
         """Return who sent an HTTP request; None when no credential came.
 
         Raises:
-            Refused: 4401, a bad one came; 4403, a foreign page sent it, or a page's cookie came without its origin.
+            Refused: 4401, a bad one came; 4403, a foreign page sent it, or a page's cookie came without its origin;
+                1013, the engine can't tell now.
         """
         self._check_origin(request)
         found = self._found(request)
@@ -192,8 +197,8 @@ class Auth:
                     await _accept(websocket)
                     await websocket.close(refused.code, said(refused.reason))
                 else:
-                    status, headers = DENIED.get(refused.code, (403, None))
-                    await websocket.send_denial_response(JSONResponse({"detail": refused.reason}, status, headers))
+                    told = JSONResponse({"detail": refused.reason}, *status(refused.code))
+                    await websocket.send_denial_response(told)
 
     async def _entered(
         self, websocket: WebSocket, anonymous: bool, allowed: Callable[[Identity], bool]
@@ -217,14 +222,11 @@ class Auth:
         try:
             async with asyncio.timeout(self.limits.first_message_timeout):
                 message = await websocket.receive()
-            token = json.loads(message.get("text") or "")["token"]
+            return self.verify(json.loads(message.get("text") or "")["token"])
         except TimeoutError:
             raise Refused(UNAUTHENTICATED, "no token came in time") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Refused(UNAUTHENTICATED, 'say {"token": "..."} first') from None
-        if not isinstance(token, str):
-            raise Refused(UNAUTHENTICATED, 'say {"token": "..."} first')
-        return self.verify(token)
 
     async def _redeemed(self, way: str, credential: str) -> Identity:
         return await self.redeem(credential) if way == "ticket" else self.verify(credential)

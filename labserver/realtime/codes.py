@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CODES", "Code", "Refused", "may_reconnect", "said"]
+__all__ = ["CODES", "Code", "Refused", "may_reconnect", "said", "status"]
 
 REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two of them the code
 
@@ -67,6 +67,17 @@ CODES = {
 NORMAL, GOING_AWAY, WRONG_TYPE, BROKEN, BAD_DATA = 1000, 1001, 1003, 1006, 1007
 TOO_BIG, FAILED, RESTART, TRY_LATER = 1009, 1011, 1012, 1013
 BAD_MESSAGE, UNAUTHENTICATED, FORBIDDEN, TOO_MANY, TOO_FAST, TOO_SLOW = 4400, 4401, 4403, 4409, 4429, 4430
+
+STATUSES: dict[int, tuple[int, dict[str, str]]] = {
+    BAD_MESSAGE: (400, {}),
+    UNAUTHENTICATED: (401, {"WWW-Authenticate": "Bearer"}),  # RFC 9110, 11.6.1
+    TRY_LATER: (503, {"Retry-After": "1"}),
+}
+
+
+def status(number: int) -> tuple[int, dict[str, str]]:
+    """Return how a refusal is said over HTTP: a status, and headers that belong to it; 403 for what has no other."""
+    return STATUSES.get(number, (403, {}))
 
 
 def may_reconnect(number: int) -> bool:

@@ -13,14 +13,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 
 from .codes import said
 from .connection import Connection, Goodbye, restart
 from .limits import Limits
 from .message import Forms, Kind, chunk
-from .strict import StrictWebSocket
+from .strict import StrictHttp, StrictWebSocket
 
 __all__ = ["EXTENSION", "DirectHttp", "DirectWebSocket", "direct", "protocols"]
 
@@ -237,7 +236,7 @@ def _kind(extensions: Any) -> Kind:
     return next((each.local_max_window_bits for each in extensions if isinstance(each, PerMessageDeflate)), "ws")
 
 
-class DirectHttp(Direct, HttpToolsProtocol):
+class DirectHttp(Direct, StrictHttp):
     """uvicorn's HTTP/1, which takes a chunked response over from the app: no task, no scope and no parser stay."""
 
     kind: Kind = "sse"

@@ -13,6 +13,12 @@ __all__ = ["Limits", "Rate"]
 class Limits(BaseModel, frozen=True):
     """The limits of one server; immutable. `Limits(drain_seconds=1)` changes one."""
 
+    head_max_bytes: int = Field(
+        1 << 16, gt=0, description="Bytes of a request's head that may come before it is whole: 8 KiB are usual."
+    )
+    head_deadline: float = Field(
+        10.0, gt=0, description="Seconds until a request's head is whole: who sends a byte now and then holds a socket."
+    )
     message_max_bytes: int = Field(
         1 << 20, gt=0, description="Largest WebSocket message, bytes: uvicorn's 16 MiB let one client hold 16 MiB each."
     )

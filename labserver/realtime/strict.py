@@ -1,20 +1,25 @@
-"""uvicorn's WebSocket, as strict as RFC 6455; `tests/real/test_conformance.py` has the cases.
+"""uvicorn's two protocols, stricter. Its WebSocket is as RFC 6455 wants it: see `tests/real/test_conformance.py`.
 
 A text that can't be UTF-8 any more fails at that frame, a close frame is heard amid a message, an answer goes out
 before a later frame fails the connection, and one message at a time waits for the app, however many one read brought.
+A handshake that the parser refuses is answered. The head of an HTTP request ends, in bytes and in time.
 """
 
+import asyncio
 from codecs import getincrementaldecoder
 from collections.abc import Generator
 from typing import Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CTRL_OPCODES, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.streams import StreamReader
 
-__all__ = ["StrictWebSocket"]
+from .limits import Limits
+
+__all__ = ["StrictHttp", "StrictWebSocket"]
 
 Utf8 = getincrementaldecoder("utf-8")
 
@@ -67,6 +72,12 @@ class StrictWebSocket(WebSocketsSansIOProtocol):
         self.conn.parser.close()  # a generator that holds `conn`, which holds it
         self.conn = StrictProtocol(extensions=extensions, max_size=limit, logger=self.logger)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:  # a line above 8 KiB, 129 headers
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
     async def receive(self) -> Any:
         self.read_on()
         message = await self.queue.get()
@@ -110,3 +121,51 @@ class StrictWebSocket(WebSocketsSansIOProtocol):
         if self.handshake_complete and self.conn.close_rcvd is None:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})  # uvicorn says 1005
         super().connection_lost(exc)
+
+
+class StrictHttp(HttpToolsProtocol):
+    """uvicorn's protocol, for heads of requests that end; one that comes in one piece costs no timer."""
+
+    limits: Limits
+    head: int | None = 0  # bytes of a head that is not whole
+    head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.head is None:
+            self._forget_head()
+        else:
+            self.head += len(data)
+            self._wait_for_head()
+
+    def on_message_begin(self) -> None:
+        self.head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self.head = None
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        if self.head is not None and self.head > self.limits.head_max_bytes:
+            self._refuse_head(b"431 Request Header Fields Too Large")
+        elif self.head_due is None and not self.transport.is_closing():
+            self.head_due = self.loop.call_later(self.limits.head_deadline, self._refuse_head, b"408 Request Timeout")
+
+    def _forget_head(self) -> None:
+        if self.head_due is not None:
+            self.head_due.cancel()
+            self.head_due = None
+
+    def _refuse_head(self, status: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:  # amid a response it would be part of it
+            self.transport.write(b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % status)
+        self.transport.close()

@@ -21,6 +21,7 @@ from labserver.realtime.engines.base import Engine
 from labserver.realtime.engines.memory import MemoryEngine
 from labserver.service import channels, chat, downloads, echo, health, items, jobs, login
 from labserver.service.secret import secret_of
+from labserver.service.state import settings_of
 from labserver.settings import Settings, get_settings
 
 __all__ = ["create_app", "make_auth", "refuse_bad_input"]
@@ -57,7 +58,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if not open_login:  # lessons show what a log holds
             redact_logs()
-        chosen = app.dependency_overrides.get(get_settings, get_settings)()
+        chosen = settings_of(app)
         realtime = Channels((make_engine or _in_memory)(chosen), chosen)
         app.state.channels, app.state.auth = realtime, make_auth(chosen, realtime.engine.claim)
         async with realtime.lifespan(app) as state, chat.running(app), jobs.running(app):

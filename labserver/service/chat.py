@@ -18,8 +18,7 @@ from labserver.realtime.message import dumps
 from labserver.service.channels import After, LastEventId, cursor_of
 from labserver.service.llm import Clients, ask
 from labserver.service.runs import WATCHED, WHOLE, Runs, attended, private, watch
-from labserver.service.state import Known, TheChannels
-from labserver.settings import Settings, get_settings
+from labserver.service.state import UNKNOWN, UNREADABLE, Known, TheChannels, TheSettings
 
 __all__ = ["llm_url", "router", "running"]
 
@@ -35,7 +34,6 @@ EXAMPLE = (
     'data: {"stop_reason":"end_turn","usage":{"input_tokens":14,"output_tokens":2}}\n\n'
 )
 
-Lab = Annotated[Settings, Depends(get_settings)]
 Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=PROMPT_MAX),
@@ -67,7 +65,7 @@ async def _chats(request: Request) -> Chats:
 TheChats = Annotated[Chats, Depends(_chats)]
 
 
-def llm_url(settings: Lab) -> str | None:
+async def llm_url(settings: TheSettings) -> str | None:
     """Say where the LLM is; None is Anthropic's own address."""
     if settings.llm == "fake" and settings.llm_url is None:
         raise HTTPException(503, "no LLM: set LABSERVER_LLM_URL")
@@ -102,7 +100,8 @@ class Telling:
     max_body_size=BODY_MAX,
     responses={
         201: {"content": {"application/json": {"example": {"id": EXAMPLE_ID, "events": f"/chat/{EXAMPLE_ID}/events"}}}},
-        401: {"description": "No token, or none that is valid here."},
+        **UNREADABLE,
+        **UNKNOWN,
         413: {"description": "The body is larger than a prompt may be."},
         503: {"description": "As many answers are under way as may be, there is no LLM, or the engine is down."},
     },
@@ -112,7 +111,7 @@ async def chat(
     identity: Known,
     channels: TheChannels,
     chats: TheChats,
-    settings: Lab,
+    settings: TheSettings,
     url: Annotated[str | None, Depends(llm_url)],
     request: Request,
 ) -> dict[str, str]:

@@ -23,7 +23,7 @@ from fastapi import Path as InPath
 from fastapi.responses import FileResponse
 from starlette.responses import MalformedRangeHeader
 
-from labserver.settings import Settings, get_settings
+from labserver.service.state import TheSettings
 
 __all__ = ["files_root", "router"]
 
@@ -32,7 +32,6 @@ NOT_PLAIN = re.compile(r"[^A-Za-z0-9._ -]")
 MISSING = HTTPException(404, "no such file")
 
 router = APIRouter(tags=["files"])
-Lab = Annotated[Settings, Depends(get_settings)]
 
 
 # ---- the file that is meant
@@ -55,7 +54,7 @@ class Found:
     stat: os.stat_result
 
 
-def files_root(settings: Lab) -> Path:
+async def files_root(settings: TheSettings) -> Path:
     """Return the folder whose files may be had."""
     if settings.files_root is None:
         raise HTTPException(503, "no folder of files: set LABSERVER_FILES_ROOT")
@@ -208,8 +207,8 @@ TOLD = {
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The file. Behind nginx the app's own answer has no body, and nginx sends one.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": EXAMPLE}},
+        "description": "The file, of the type that its name says. Behind nginx the app's own answer has no body.",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}, "example": EXAMPLE}},
         "headers": {**TOLD, "Accept-Ranges": {"description": "`bytes`: parts may be asked for.", **TEXT}},
     },
     206: {"description": "The part that `Range` names, or several as multipart/byteranges.", "headers": TOLD},
@@ -237,7 +236,7 @@ DOCUMENTED: dict[str, Any] = {
 
 @router.head("/download/{path:path}", response_class=Response, responses=ANSWERS, openapi_extra=DOCUMENTED)
 @router.get("/download/{path:path}", response_class=Response, responses=ANSWERS, openapi_extra=DOCUMENTED)
-async def download(request: Request, file: TheFile, settings: Lab) -> Response:
+async def download(request: Request, file: TheFile, settings: TheSettings) -> Response:
     """A file of the folder: whole, in part, or not at all when the client has it already."""
     inside = settings.accel_prefix
     names = version(file.stat, by_nginx=inside is not None)

@@ -1,12 +1,9 @@
 """`WS /ws/echo`: every message back as it came. What conformance suites and load generators talk to."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from labserver.realtime.codes import TOO_BIG, Refused
-from labserver.service.state import TheAuth
-from labserver.settings import Settings, get_settings
+from labserver.service.state import TheAuth, TheSettings
 
 __all__ = ["router"]
 
@@ -16,7 +13,7 @@ UTF8_BYTES = 4  # the most that one character takes
 
 
 @router.websocket("/ws/echo")
-async def echo(socket: WebSocket, auth: TheAuth, settings: Annotated[Settings, Depends(get_settings)]) -> None:
+async def echo(socket: WebSocket, auth: TheAuth, settings: TheSettings) -> None:
     """Send every message back as it came: text as text, binary as binary. Needs no token, but no foreign page gets in.
 
     One message is in flight at a time: a peer that sends without reading is not read from either, so it costs what the

@@ -21,7 +21,7 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}})
 async def healthz(response: Response) -> dict[str, str]:
     """Say that this process answers; it looks at nothing else. For a probe's liveness check."""
     response.headers.update(NO_STORE)

@@ -17,7 +17,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, 
 from labserver.errors import LabError
 from labserver.realtime.message import line
 from labserver.realtime.streams import NDJSON, Stream
-from labserver.settings import Settings, get_settings
+from labserver.service.state import TheSettings, settings_of
+from labserver.settings import Settings
 
 __all__ = ["database_url", "router"]
 
@@ -72,7 +73,7 @@ class Items:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Own the pool while the app runs."""
-    settings: Settings = app.dependency_overrides.get(get_settings, get_settings)()
+    settings = settings_of(app)
     app.state.items = _of(settings.database_url, settings) if settings.database_url else None
     try:
         yield
@@ -88,7 +89,7 @@ def _of(url: str, settings: Settings) -> Items:
     return Items(url, settings.database_pool_timeout)
 
 
-def database_url(settings: Annotated[Settings, Depends(get_settings)]) -> str:
+async def database_url(settings: TheSettings) -> str:
     """Say where the items are."""
     if settings.database_url is None:
         raise HTTPException(503, "no database: set LABSERVER_DATABASE_URL")
@@ -98,7 +99,7 @@ def database_url(settings: Annotated[Settings, Depends(get_settings)]) -> str:
 async def _items(
     request: Request,
     url: Annotated[str, Depends(database_url)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
 ) -> Items:
     state = request.app.state
     state.items = state.items or _of(url, settings)  # an app that names none may have been lent one
@@ -167,7 +168,7 @@ async def _first(items: Items, after: int, limit: int) -> Sequence[Row]:
 )
 async def stream_items(
     items: Annotated[Items, Depends(_items)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
     limit: Annotated[int, Query(ge=1, le=MOST, description="Number of items at most.", examples=[2])] = LIMIT,
     after: Annotated[
         int, Query(ge=0, le=KEY_MAX, description="The last id that the client has; items behind it come.", examples=[7])

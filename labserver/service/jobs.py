@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from labserver.realtime.channels import KEY_MAX, Channels
 from labserver.service.channels import After, LastEventId, cursor_of
 from labserver.service.runs import WATCHED, Runs, private, watch
-from labserver.service.state import Known, TheChannels
-from labserver.settings import Settings, get_settings
+from labserver.service.state import UNKNOWN, UNREADABLE, Known, TheChannels, TheSettings
+from labserver.settings import Settings
 
 __all__ = ["router", "running"]
 
@@ -84,7 +84,8 @@ async def work(channels: Channels, channel: str, steps: int, settings: Settings)
     max_body_size=BODY_MAX,
     responses={
         202: {"headers": {"Location": {"description": "Where its events are.", "schema": {"type": "string"}}}},
-        401: {"description": "No token, or none that is valid here."},
+        **UNREADABLE,
+        **UNKNOWN,
         413: {"description": "The body is larger than an order may be."},
         503: {
             "description": "As many jobs are running as may be, or the engine is down: come again, with the same key."
@@ -96,7 +97,7 @@ async def create(
     identity: Known,
     channels: TheChannels,
     jobs: Annotated[Runs, Depends(_jobs)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
     request: Request,
     response: Response,
     idempotency_key: Annotated[

@@ -6,18 +6,18 @@ Passwords come from the settings (`LABSERVER_PASSWORDS`). The app in a lab on on
 import hmac
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from labserver.service.state import Known, TheAuth
-from labserver.settings import Settings, get_settings
+from labserver.service.state import UNKNOWN, UNREADABLE, Known, TheAuth, TheSettings
+from labserver.settings import Settings
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 
 USER_MAX = 64  # characters of a user's name: it is part of the names of channels
-REFUSED: dict[int | str, dict[str, Any]] = {401: {"description": "No such user, or another password."}}
+REFUSED: dict[int | str, dict[str, Any]] = {401: {"description": "No such user, or another password."}, **UNREADABLE}
 
 
 class Login(BaseModel):
@@ -30,15 +30,15 @@ class Login(BaseModel):
 class Token(BaseModel):
     """A token, and the unix time in seconds at which it ends."""
 
-    token: str
-    expires: float
+    token: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbmEifQ.c2lnbmVk"])]
+    expires: Annotated[float, Field(examples=[1795000000.0])]
 
 
 class Ticket(BaseModel):
     """A ticket: good once, for `ttl` seconds."""
 
-    ticket: str
-    ttl: float
+    ticket: Annotated[str, Field(examples=["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbmEifQ.c2lnbmVk"])]
+    ttl: Annotated[float, Field(examples=[10.0])]
 
 
 @router.post("/login", responses=REFUSED)
@@ -47,7 +47,7 @@ async def login(
     auth: TheAuth,
     request: Request,
     response: Response,
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: TheSettings,
 ) -> Token:
     """Return a token. It is set as a cookie as well, for pages of this origin."""
     if not request.app.state.open_login and not _password_fits(who, settings):
@@ -64,7 +64,7 @@ def _password_fits(who: Login, settings: Settings) -> bool:
     return hmac.compare_digest(given.encode(), wanted.encode()) and bool(wanted)
 
 
-@router.post("/ticket", responses={401: {"description": "No valid token."}})
+@router.post("/ticket", responses=UNKNOWN)
 async def ticket(identity: Known, auth: TheAuth, response: Response) -> Ticket:
     """Return a ticket for a socket or an EventSource, `?ticket=...`: a log that holds it holds nothing of worth."""
     response.headers["Cache-Control"] = "no-store"

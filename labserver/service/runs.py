@@ -21,6 +21,7 @@ from labserver.realtime.channels import PAGE, Channels
 from labserver.realtime.engines.base import Engine, EngineDown
 from labserver.realtime.message import LAST, Message
 from labserver.realtime.streams import EventStream
+from labserver.service.state import UNKNOWN
 
 __all__ = ["WATCHED", "WHOLE", "Failed", "Past", "Runs", "attended", "past", "private", "watch"]
 
@@ -28,6 +29,7 @@ WHOLE = "snapshot"  # the event that replaces all that was told before
 WATCHED: dict[int | str, dict[str, Any]] = {  # what a stream of events may answer beside 200
     204: {"description": "You have seen the last event: don't come back. An EventSource does not."},
     401: {"description": "No token, or none that is valid here."},
+    403: UNKNOWN[403],
     404: {"description": "You have no such thing, or it ended too long ago."},
     422: {"description": "A parameter is not one; the body says which, and what is wanted."},
     429: {"description": "You have as many connections as one may have."},

@@ -1,15 +1,49 @@
-"""What the service's endpoints share: the app's channels and auth, and who asks."""
+"""What the service's endpoints share: the app's settings, channels and auth, and who asks.
 
-from typing import Annotated
+These dependencies are async: FastAPI calls any other in a thread, once for each request.
+"""
 
-from fastapi import Depends, HTTPException, Request
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
 from starlette.requests import HTTPConnection
 
 from labserver.realtime.auth import Auth, Identity, check_channel, may_read
 from labserver.realtime.channels import Channels
-from labserver.realtime.codes import FORBIDDEN, Refused
+from labserver.realtime.codes import Refused, status
+from labserver.settings import Settings, get_settings
 
-__all__ = ["AnyIdentity", "Channel", "Known", "Readable", "TheAuth", "TheChannels", "refusal"]
+__all__ = [
+    "UNKNOWN",
+    "UNREADABLE",
+    "AnyIdentity",
+    "Channel",
+    "Known",
+    "Readable",
+    "TheAuth",
+    "TheChannels",
+    "TheSettings",
+    "refusal",
+    "settings_of",
+]
+
+UNREADABLE: dict[int | str, dict[str, Any]] = {400: {"description": "The body is no text in UTF-8, or breaks off."}}
+FOREIGN = {"description": "A foreign page sent it, or a page's cookie came without its origin."}
+UNKNOWN: dict[int | str, dict[str, Any]] = {  # what an endpoint that needs a token may answer
+    401: {"description": "No token, or none that is valid here."},
+    403: FOREIGN,
+    503: {"description": "The engine is down, and can't tell whether a ticket was used: come again."},
+}
+
+
+def settings_of(app: FastAPI) -> Settings:
+    """Return what `Depends(get_settings)` gives in an app."""
+    settings: Settings = app.dependency_overrides.get(get_settings, get_settings)()
+    return settings
+
+
+async def _settings(connection: HTTPConnection) -> Settings:
+    return settings_of(connection.app)
 
 
 async def _channels(connection: HTTPConnection) -> Channels:
@@ -22,15 +56,15 @@ async def _auth(connection: HTTPConnection) -> Auth:
     return auth
 
 
+TheSettings = Annotated[Settings, Depends(_settings)]
 TheChannels = Annotated[Channels, Depends(_channels)]
 TheAuth = Annotated[Auth, Depends(_auth)]
 
 
 def refusal(refused: Refused) -> HTTPException:
-    """Return a refusal as an HTTP error: 403 for who is known, else 401 with the scheme to use (RFC 9110, 11.6.1)."""
-    if refused.code == FORBIDDEN:
-        return HTTPException(403, refused.reason)
-    return HTTPException(401, refused.reason, {"WWW-Authenticate": "Bearer"})
+    """Return a refusal as an HTTP error."""
+    number, headers = status(refused.code)
+    return HTTPException(number, refused.reason, headers)
 
 
 async def _identity(request: Request, auth: TheAuth) -> Identity | None:

@@ -231,7 +231,7 @@ async def test_a_cursor_that_is_none_is_told_a_socket(live: LiveServer) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with socket(live, "tea", query="?after=nonsense"):
             pass
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 400
 
 
 def test_readiness_and_metrics(live: LiveServer) -> None:
