@@ -251,9 +251,10 @@ async def test_a_ticket_that_the_engine_cannot_tell_of_is_answered_by_come_again
     async def claim(key: str, seconds: float) -> bool:
         raise EngineDown("the engine is down")
 
-    ticket = httpx.post(f"{live.url}/auth/ticket", headers=headers(live)).json()["ticket"]
-    monkeypatch.setattr(live.app.state.auth, "_claim", claim)
-    answer = httpx.get(f"{live.url}/channels/tea/presence", params={"ticket": ticket})
+    async with httpx.AsyncClient(timeout=20, base_url=live.url) as web:
+        ticket = (await web.post("/auth/ticket", headers=headers(live))).json()["ticket"]
+        monkeypatch.setattr(live.app.state.auth, "_claim", claim)
+        answer = await web.get("/channels/tea/presence", params={"ticket": ticket})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     with pytest.raises(InvalidStatus) as refused:
         async with connect(f"{live.ws_url}/ws/channels/tea?ticket={ticket}"):
