@@ -39,8 +39,8 @@ CONTRACT: dict[type, Surface] = {
     WebSocketsSansIOProtocol: {
         **BOTH,
         **attributes(
-            "conn queue writable read_paused handshake_initiated handshake_complete close_sent close_timer logger request"
-            " response"
+            "conn queue writable read_paused handshake_initiated handshake_complete close_sent close_timer logger"
+            " request response"
         ),
         "receive": (),
         "send": ("message",),
