@@ -39,7 +39,8 @@ CONTRACT: dict[type, Surface] = {
     WebSocketsSansIOProtocol: {
         **BOTH,
         **attributes(
-            "conn queue writable read_paused handshake_complete close_sent close_timer logger request response"
+            "conn queue writable read_paused handshake_initiated handshake_complete close_sent close_timer logger"
+            " request response"
         ),
         "receive": (),
         "send": ("message",),
@@ -54,6 +55,8 @@ CONTRACT: dict[type, Surface] = {
     HttpToolsProtocol: {
         **BOTH,
         **attributes("cycle flow parser pipeline"),
+        "connection_made": ("transport",),
+        "on_message_begin": (),
         "on_headers_complete": (),
         "on_response_complete": (),
         "handle_websocket_upgrade": (),
@@ -64,7 +67,7 @@ CONTRACT: dict[type, Surface] = {
     FlowControl: {**attributes("write_paused"), "drain": ()},
     ServerProtocol: {
         **attributes("available_extensions extensions state logger reader parser parser_exc writes"),
-        **attributes("current_size close_sent close_rcvd"),
+        **attributes("current_size close_sent close_rcvd handshake_exc"),
         "parse": (),
         "recv_frame": ("frame",),
         "receive_data": ("data",),
@@ -140,7 +143,7 @@ def test_no_name_of_theirs_is_used_that_the_contract_does_not_have() -> None:
     """A name counts as theirs when ours reads or overrides it on `self`, or on what these hold, and theirs has it."""
     for cls, classes in {
         WebSocketsSansIOProtocol: {"Direct", "DirectWebSocket", "StrictWebSocket"},
-        HttpToolsProtocol: {"Direct", "DirectHttp"},
+        HttpToolsProtocol: {"Direct", "DirectHttp", "StrictHttp"},
         ServerProtocol: {"StrictProtocol"},
         StreamReader: {"Held"},
     }.items():

@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from labserver.realtime.direct import protocols
+from labserver.realtime.engines.base import EngineDown
 from labserver.service.app import create_app
 from labserver.settings import Settings
 from labserver.stage.server import LiveServer, start
@@ -240,4 +242,26 @@ def test_readiness_and_metrics(live: LiveServer) -> None:
     text = httpx.get(f"{live.url}/metrics").text
     assert "realtime_published_total" in text
     assert "realtime_connections " in text
+    assert live.errors() == []
+
+
+async def test_a_ticket_that_the_engine_cannot_tell_of_is_answered_by_come_again(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def claim(key: str, seconds: float) -> bool:
+        raise EngineDown("the engine is down")
+
+    async with httpx.AsyncClient(timeout=20, base_url=live.url) as web:
+        ticket = (await web.post("/auth/ticket", headers=headers(live))).json()["ticket"]
+        monkeypatch.setattr(live.app.state.auth, "_claim", claim)
+        answer = await web.get("/channels/tea/presence", params={"ticket": ticket})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(f"{live.ws_url}/ws/channels/tea?ticket={ticket}"):
+            pass
+    assert refused.value.response.status_code == 503
+    async with connect(f"{live.ws_url}/ws/channels/tea?ticket={ticket}", origin=Origin(live.url)) as page:
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(page.recv(), 20)
+    assert page.close_code == 1013
     assert live.errors() == []
