@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from labserver.bench.figures import Goal, Samples
-from labserver.bench.measure import Measure, Size, chat, download, fanout, idle, llm_direct, rows
+from labserver.bench.figures import Goal, Sample, Samples
+from labserver.bench.measure import Measure, Size, Under, chat, download, fanout, idle, llm_direct, rows
 from labserver.bench.place import Place
 from labserver.errors import LabError
 
@@ -81,7 +81,9 @@ def faster(than: str, must: float | None = None, aim: float | None = None) -> Go
     return Goal(f"faster than {than}", (OURS, than), ratio, must=must, aim=aim, at_least=True)
 
 
-def alone(label: str, unit: str, must: float, aim: float | None = None, entry: str = OURS, key: str = "cost") -> Goal:
+def alone(
+    label: str, unit: str, must: float | None = None, aim: float | None = None, entry: str = OURS, key: str = "cost"
+) -> Goal:
     """Return the goal that a number of one entry's is at most so large."""
     return Goal(label, (entry,), lambda samples: samples[entry][key], unit, must, aim)
 
@@ -114,12 +116,12 @@ def _file(place: Place, size: Size) -> Mapping[str, Any]:
     return {"files_root": str(folder)}
 
 
-def _answers(place: Place, size: Size) -> Mapping[str, Any]:
-    return {"tokens": size.tokens, "delay": PACE, "first": FIRST_TOKEN}
+def _answers(place: Place, size: Size, delay: float = PACE) -> Mapping[str, Any]:
+    return {"tokens": size.tokens, "delay": delay, "first": FIRST_TOKEN}
 
 
-def _upstream(place: Place, size: Size) -> Mapping[str, Any]:
-    endpoint = place.serve("llm_endpoint", _answers(place, size), core=place.load_core)
+def _upstream(place: Place, size: Size, delay: float = PACE) -> Mapping[str, Any]:
+    endpoint = place.serve("llm_endpoint", _answers(place, size, delay), core=place.load_core)
     return {"llm_url": f"http://127.0.0.1:{endpoint.port}", "secret": SECRET}
 
 
@@ -139,7 +141,8 @@ _CHANNELS, _SOCKETIO, _STARLETTE, _NATIVE = (
     "sse-starlette",
     "FastAPI's own SSE",
 )
-_NGINX, _SQLALCHEMY, _DIRECT = "nginx", "SQLAlchemy row by row", "without the relay"
+_NGINX, _SQLALCHEMY = "nginx", "SQLAlchemy row by row"
+_DIRECT, _BUSY = "the SDK, without a relay", f"{OURS}, busy"
 _WITH, _WITHOUT = "one stalled", "none stalled"
 _ON, _OFF = "deflate on", "deflate off"
 _OUR_WS, _OUR_SSE = f"{OURS}, WebSocket", f"{OURS}, SSE"
@@ -257,17 +260,23 @@ def _relayed(samples: Samples) -> float:
     return samples[OURS]["cost"] - samples[_DIRECT]["cost"]
 
 
+def _asked(under: Under) -> Sample:
+    return chat(under, token=_token())
+
+
 LLM = Row(
     "llm",
     "Relay of an LLM's answer",
     "ms to the first token",
     (
-        Entry(OURS, "service", lambda under: chat(under, token=_token()), _upstream),
+        Entry(OURS, "service", _asked, _upstream),
+        Entry(_BUSY, "service", _asked, partial(_upstream, delay=0)),
         Entry(_DIRECT, "llm_endpoint", llm_direct, _answers, beside=True),
     ),
     (
         Goal("added to the first token", (OURS, _DIRECT), _relayed, "ms", 2.0),
-        alone("CPU a token", "us", 50, key="token"),
+        alone("CPU a token, busy", "us", 50, entry=_BUSY, key="token"),
+        alone("CPU a token each ms", "us", entry=OURS, key="token"),
     ),
 )
 

@@ -102,6 +102,7 @@ class Runs:
                 task = asyncio.create_task(self._run(channel, work))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                await asyncio.sleep(0)  # it has its first turn before the answer to this request is made
 
     @contextmanager
     def _place(self, most: int) -> Iterator[None]:

@@ -37,8 +37,9 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {  # what an endpoint that needs a to
 
 
 def settings_of(app: FastAPI) -> Settings:
-    """Return what `Depends(get_settings)` gives in an app."""
-    settings: Settings = app.dependency_overrides.get(get_settings, get_settings)()
+    """Return the settings of an app: those a stage lends it, those it was made with, else those of the process."""
+    lent = app.dependency_overrides.get(get_settings)
+    settings: Settings = lent() if lent else app.state.settings or get_settings()
     return settings
 
 
