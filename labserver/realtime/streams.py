@@ -46,8 +46,7 @@ class EventStream(Response):
         headers: more of them.
         slow: what happens to a reader who is behind.
 
-    Raises:
-        ValueError: `after` has not the form of a cursor.
+    It answers 400 where `after` has not the form of a cursor, 429 to a user with too many, 503 while the engine is down.
     """
 
     media_type = EVENT_STREAM
@@ -65,8 +64,6 @@ class EventStream(Response):
     ) -> None:
         self.channels, self.channel, self.after, self.user = channels, channel, after, user
         self.expires, self.slow = expires, slow
-        if after is not None:
-            position(after)
         self.status_code, self.background = 200, None
         self.init_headers({**HEADERS, **(headers or {})})
 
@@ -80,7 +77,11 @@ class EventStream(Response):
         """Serve the stream, or return why not."""
         subscription = self.channels.subscribe(self.channel, self.user)
         try:
+            if self.after is not None:
+                position(self.after)
             await subscription.take()
+        except ValueError as error:
+            return JSONResponse({"detail": str(error)}, 400)
         except TooMany as error:
             return JSONResponse({"detail": str(error)}, 429)
         except EngineDown as error:

@@ -86,3 +86,8 @@ def test_the_copy_tells_a_cursor_of_another_life_that_there_is_a_gap(url: str) -
     opened, message = first_events(url, "old", 2, **{"Last-Event-ID": "another-7"})
     assert "event: gap" in opened
     assert message.endswith("data: 1")
+
+
+def test_a_cursor_that_is_none_is_refused_and_not_a_fault(url: str) -> None:
+    answer = httpx.get(f"{url}/events/news", headers={"Last-Event-ID": "nonsense"}, timeout=DEADLINE)
+    assert (answer.status_code, "epoch-number" in answer.json()["detail"]) == (400, True)
