@@ -46,7 +46,7 @@ class EventStream(Response):
         headers: more of them.
         slow: what happens to a reader who is behind.
 
-    It answers 400 where `after` has not the form of a cursor, 429 to a user with too many, 503 while the engine is down.
+    It answers 400 where `after` has no cursor's form, 429 to a user with too many, and 503 while the engine is down.
     """
 
     media_type = EVENT_STREAM
