@@ -1,11 +1,14 @@
 """What every test shares: the rule for real parts."""
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+LOGGED = 20.0  # seconds until a server has logged what it raised
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -32,6 +35,22 @@ def require(demand: Callable[[str, bool, str], None]) -> Callable[[str], None]:
 
         part = find(name)
         demand(name, part.available, part.reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def logged() -> Callable[[Any, str], None]:
+    """Return `logged(live, beginning)`: wait until the newest exception in a server's log begins so.
+
+    The middleware that answers 500 raises again behind its answer, so the log is later than the client.
+    """
+
+    def check(live: Any, beginning: str) -> None:
+        end = time.monotonic() + LOGGED
+        while not "".join(live.errors()[-1:]).startswith(beginning) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert live.errors()[-1].startswith(beginning)
 
     return check
 
