@@ -9,7 +9,7 @@ from labserver.stage.wire.label import elide
 __all__ = ["SseBlock", "SseFields", "sse_blocks"]
 
 _BOM = b"\xef\xbb\xbf"
-_LINE = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
+_BREAK = re.compile(rb"\r\n|\n|\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +97,19 @@ def sse_blocks(data: bytes) -> Iterator[SseBlock]:
     """Split an event stream into blocks (9.2.5). A comment outside a block is a block of its own."""
     start = at = len(_BOM) if data.startswith(_BOM) else 0
     lines: list[tuple[int, bytes]] = []
-    for match in _LINE.finditer(data, at):
-        line, at = match.group(1), match.end()
+    for match in _BREAK.finditer(data, at):
+        begin, line, at = at, data[at : match.start()], match.end()
         if not line:
             if lines:
                 yield SseBlock(start, at, tuple(lines))
             lines, start = [], at
         elif line.startswith(b":") and not lines:
-            blank = _LINE.match(data, at)  # may follow at once, and is the comment's then
-            stop = blank.end() if blank and not blank.group(1) else at
-            yield SseBlock(start, stop, ((match.start(), line),))
+            blank = _BREAK.match(data, at)  # may follow at once, and is the comment's then
+            stop = blank.end() if blank else at
+            yield SseBlock(start, stop, ((begin, line),))
             start = at
         else:
-            lines.append((match.start(), line))
+            lines.append((begin, line))
     if at < len(data):
         lines.append((at, data[at:]))
     if lines:

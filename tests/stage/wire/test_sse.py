@@ -1,5 +1,7 @@
 """Event streams as WHATWG HTML 9.2 reads them, and what an event is called."""
 
+import pytest
+
 from labserver.stage.wire import parse
 from labserver.stage.wire.sse import SseFields, sse_blocks
 
@@ -53,3 +55,9 @@ def test_label_and_note_say_each_thing_once() -> None:
     }
     for fields, words in said.items():
         assert (fields.label, fields.note) == words
+
+
+@pytest.mark.timeout(30)
+def test_a_long_line_that_breaks_off_takes_no_longer_than_a_whole_one() -> None:
+    (block,) = sse_blocks(b"data: " + b"x" * (4 << 20))
+    assert (block.whole, len(block.lines[0][1])) == (False, 6 + (4 << 20))
