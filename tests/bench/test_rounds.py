@@ -47,7 +47,7 @@ def test_every_peer_delivers_every_message_once(row: str, entry: Entry, here: Pl
     assert found.wrong(entry.label) == {"lost": 0, "doubled": 0, "disordered": 0, "gone": 0}
 
 
-@pytest.mark.parametrize("name", ["memory", "deflate", "ndjson", "download", "llm"])
+@pytest.mark.parametrize("name", ["memory", "deflate", "ndjson", "download", "llm", "tokens"])
 def test_every_other_row_gives_all_of_its_figures(name: str, here: Place, needed: Any) -> None:
     wanted = {label for goal in ROWS[name].goals for label in goal.needs}
     entries = tuple(entry for entry in ROWS[name].entries if entry.label in wanted)
